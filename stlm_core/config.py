@@ -1,0 +1,319 @@
+"""One frozen, validated configuration tree, built from ``params.yaml``; the only reader of that file.
+
+``params.yaml`` holds three layers of the same sections: ``defaults``, ``profiles.<name>`` and
+``lines.<name>``. A line's configuration is the deep merge of the three, in that order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stlm_core.errors import UserError
+
+LINE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
+SECTIONS = (
+    "image",
+    "data",
+    "validate",
+    "synthesize",
+    "teacher",
+    "model",
+    "distill",
+    "fa",
+    "evaluate",
+    "export",
+    "register",
+    "promote",
+)
+
+Fraction = float
+
+
+class Section(BaseModel):
+    """A frozen section; an unknown key is an error, so that a misspelt setting is never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageConfig(Section):
+    """What the network sees. ``size``: side of the square network input, pixels."""
+
+    size: int = Field(256, ge=64, le=2048)
+
+
+class DataConfig(Section):
+    """Where a line's images are and how the good training images are divided.
+
+    ``path`` is relative to the folder of ``params.yaml`` unless absolute. ``group_pattern`` is a regular
+    expression with one capture group that finds the physical part in a file name; images of one part never
+    fall on two sides of a split.
+    """
+
+    path: str
+    format: Literal["mvtec", "folder"] = "mvtec"
+    validation_fraction: Fraction = Field(0.10, ge=0, lt=0.5)
+    calibration_fraction: Fraction = Field(0.20, gt=0, lt=0.5)
+    group_pattern: str | None = None
+    license: str = "unknown"
+    max_pixels: int = Field(100_000_000, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _pattern_has_one_group(self) -> Self:
+        if self.group_pattern is not None:
+            try:
+                groups = re.compile(self.group_pattern).groups
+            except re.error as error:
+                raise ValueError(f"group_pattern is not a regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError("group_pattern needs exactly one capture group")
+        return self
+
+
+class ValidateConfig(Section):
+    """The rules a line's images must meet. Counts are images, sides are pixels."""
+
+    min_train_images: int = Field(20, ge=1)
+    min_side: int = Field(32, ge=1)
+    allowed_modes: tuple[str, ...] = ("L", "RGB")
+    allow_mixed_modes: bool = False
+    allow_duplicates_within_split: bool = True
+    require_masks: bool = True
+
+
+class SynthesizeConfig(Section):
+    """Pseudo anomalies (paper section 3.1).
+
+    ``variants`` K per good image, all of them anomalous; ``probability`` with which the training sampler draws
+    one of them instead of the clean view; ``beta_max`` upper end of the uniform blend factor;
+    ``perlin_max_exponent`` the largest power of two of the noise scale per axis; ``perlin_threshold`` the noise,
+    in [-1, 1], above which a pixel is anomalous; ``textures`` a folder of images, or null for the embedded
+    procedural set; ``rotation`` the pose policy of the line: none, small (+-5 degrees), quarter turns, or any.
+    """
+
+    variants: int = Field(4, ge=1, le=64)
+    probability: Fraction = Field(0.5, gt=0, le=1)
+    beta_max: Fraction = Field(0.8, ge=0, lt=1)
+    perlin_max_exponent: int = Field(5, ge=0, le=8)
+    perlin_threshold: float = Field(0.5, gt=0, lt=1)
+    textures: str | None = None
+    rotation: Literal["none", "small", "quarter", "any"] = "none"
+    seed: int = 0
+
+
+class TeacherConfig(Section):
+    """The frozen teacher. ``input_size``: side of the square image it sees, or null for its own size.
+
+    ``weights``: null for the pinned file of the catalogue, or a path, or the ``https://`` or ``s3://`` address that
+    ``stlm weights fetch --from`` got it from. ``weights_sha256``: the hash of a file that is not the pinned one.
+    """
+
+    name: str = "lite_medsam"
+    input_size: int | None = Field(None, ge=32, le=2048)
+    weights: str | None = None
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
+    batch_size: int = Field(8, ge=1)
+    shard_views: int = Field(64, ge=1)
+    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
+
+
+class ModelConfig(Section):
+    """The two streams. ``stem``: the patch embedding, MobileSAM's (stride 16 in all) or LiteMedSAM's (stride 4).
+
+    ``init``: where the streams and the decoder start: the teacher's own weights (a TinyViT teacher only), those of a named
+    TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with the teacher's decoder where it has one.
+    """
+
+    stem: Literal["conv3x3", "conv1x1"] = "conv3x3"
+    init: Literal["teacher", "lite_medsam", "mobile_sam", "random"] = "teacher"
+
+
+class OptimiserConfig(Section):
+    """``name`` with its learning rate and decay; ``schedule`` over all steps after a linear warm-up."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(5e-4, gt=0)
+    head_lr: float | None = Field(None, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_fraction: Fraction = Field(0.05, ge=0, lt=1)
+    clip_norm: float | None = Field(1.0, gt=0)
+
+
+class DistillConfig(Section):
+    """Training of the two-stream model on the teacher's cached features."""
+
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(4, ge=1)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    validate_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(50, ge=1)
+    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    seed: int = 0
+
+
+class FaConfig(Section):
+    """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too."""
+
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(4, ge=1)
+    joint_finetune: bool = True
+    optimiser: OptimiserConfig = OptimiserConfig()
+    stream_lr: float = Field(1e-4, gt=0)
+    distill_weight: float = Field(1.0, ge=0)
+    focal_gamma: float = Field(4.0, ge=0)
+    l1_weight: float = Field(1.0, ge=0)
+    validate_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(50, ge=1)
+    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    seed: int = 0
+
+
+class EvaluateConfig(Section):
+    """Scores, the operating point and the report.
+
+    ``top_pixels`` the image score is the mean of that many largest pixels of the map at network size;
+    ``false_reject_budget`` the share of good parts that may be rejected.
+    """
+
+    top_pixels: int = Field(100, ge=1)
+    map_source: Literal["fa", "tlm"] = "fa"
+    false_reject_budget: Fraction = Field(0.05, gt=0, lt=1)
+    report_images: int = Field(24, ge=0, le=500)
+    batch_size: int = Field(4, ge=1)
+
+
+class ExportConfig(Section):
+    """ONNX export and its proof. Tolerances are absolute, on scores and maps in [0, 1]."""
+
+    opset: int = Field(20, ge=18, le=23)
+    parity_images: int = Field(8, ge=2)
+    tolerance: float = Field(1e-4, gt=0)
+    latency_runs: int = Field(30, ge=3)
+
+
+class RegisterConfig(Section):
+    """MLflow names. ``experiment``: null for ``stlm-<line>``."""
+
+    experiment: str | None = None
+
+
+class PromoteConfig(Section):
+    """The gate. Metrics are fractions of 1; a null floor is not asked for."""
+
+    min_image_auroc: Fraction | None = Field(0.8, ge=0, le=1)
+    min_aupro_30: Fraction | None = Field(None, ge=0, le=1)
+    min_recall_at_budget: Fraction | None = Field(None, ge=0, le=1)
+    max_regression: Fraction = Field(0.01, ge=0, le=1)
+    max_latency_ms: float | None = Field(None, gt=0)
+    max_size_mb: float | None = Field(120.0, gt=0)
+
+
+class LineConfig(Section):
+    """Everything one line's pipeline reads. ``root``: folder that relative paths start from."""
+
+    name: str
+    profile: str
+    root: Path
+    image: ImageConfig
+    data: DataConfig
+    validate_: ValidateConfig = Field(alias="validate")
+    synthesize: SynthesizeConfig
+    teacher: TeacherConfig
+    model: ModelConfig
+    distill: DistillConfig
+    fa: FaConfig
+    evaluate: EvaluateConfig
+    export: ExportConfig
+    register_: RegisterConfig = Field(alias="register")
+    promote: PromoteConfig
+
+    def resolve(self, path: str) -> Path:
+        """``path`` as written in ``params.yaml``, against the folder of that file."""
+        return (self.root / Path(path).expanduser()).resolve()
+
+    def section_hash(self, *sections: str) -> str:
+        """sha256 hex digest of the named sections' values, independent of key order."""
+        dumped = self.model_dump(mode="json", by_alias=True, include=None)
+        chosen = {section: dumped[section] for section in sections}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """``override`` laid over ``base``; mappings merge key by key, anything else replaces."""
+    merged = dict(base)
+    for key, value in override.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = deep_merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def load_params(params: Path) -> dict[str, Any]:
+    """The parsed ``params.yaml``.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or lacks ``defaults``, ``profiles`` or ``lines``.
+    """
+    try:
+        text = params.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{params}: no such file; run from the project folder or pass --params") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{params}: cannot be read: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where is not None else ""
+        raise UserError(f"{params}: not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+    for key in ("defaults", "profiles", "lines"):
+        if not isinstance(tree, dict) or not isinstance(tree.get(key), dict):
+            raise UserError(f"{params}: needs a mapping `{key}` at the top level")
+    return tree
+
+
+def line_names(params: Path) -> list[str]:
+    """Names of all lines in ``params.yaml``, in file order."""
+    return list(load_params(params)["lines"])
+
+
+def load_line(params: Path, line: str) -> LineConfig:
+    """The merged, validated configuration of one line.
+
+    Raises:
+        UserError: unknown line or profile, or a setting with a wrong name, type or range; the message
+            names the setting by its dotted path.
+    """
+    tree = load_params(params)
+    if line not in tree["lines"]:
+        known = ", ".join(tree["lines"]) or "none"
+        raise UserError(f"{params}: no line `{line}` (known: {known}); add it with `stlm lines add`")
+    if not LINE_NAME.fullmatch(line):
+        raise UserError(f"{params}: line name `{line}` must be lower-case letters, digits, - and _, at most 64")
+    own = tree["lines"][line] or {}
+    profile = own.get("profile", "cpu")
+    if profile not in tree["profiles"]:
+        known = ", ".join(tree["profiles"])
+        raise UserError(f"{params}: lines.{line}.profile: no profile `{profile}` (known: {known})")
+    merged: dict[str, Any] = {section: {} for section in SECTIONS}
+    for layer in (tree["defaults"], tree["profiles"][profile] or {}, own):
+        merged = deep_merge(merged, layer)
+    merged.update(name=line, profile=profile, root=params.resolve().parent)
+    try:
+        return LineConfig.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(f"{params}: lines.{line}: `{setting}`: {first['msg']}{more}") from None

@@ -1,0 +1,165 @@
+"""What an adapter of a dataset layout finds, and the rules all adapters share about names and links."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from stlm_core.data.images import IMAGE_SUFFIXES
+from stlm_core.errors import UserError
+
+_IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image as its place in the folder describes it; nothing of it has been read.
+
+    ``path`` and ``mask_path`` are posix paths relative to the scanned folder ("" for no mask). ``split`` is "train"
+    for good images to learn from, "test" for the rest. A non-empty ``problem`` says why the file cannot be used.
+    """
+
+    path: str
+    split: Literal["train", "test"]
+    label: int
+    defect_type: str
+    mask_path: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Records sorted by path, and how many files were passed over, by reason."""
+
+    records: tuple[Record, ...]
+    ignored: Mapping[str, int]
+
+
+class Adapter(Protocol):
+    """One dataset layout."""
+
+    def scan(self, root: Path) -> Scan:
+        """List the images under ``root``.
+
+        Raises:
+            UserError: ``root`` does not exist, does not have this layout, or holds no image.
+        """
+        ...
+
+
+class Ignored(Counter[str]):
+    """Counts of files passed over: by reason."""
+
+
+def existing_folder(root: Path) -> Path:
+    """``root`` with links resolved.
+
+    Raises:
+        UserError: it is not a folder that can be listed.
+    """
+    try:
+        resolved = root.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise UserError(f"{root}: no such folder") from None
+    if not resolved.is_dir():
+        raise UserError(f"{root}: not a folder")
+    return resolved
+
+
+def list_images(
+    root: Path, folder: Path, *, recursive: bool = False, ignored: Ignored | None = None
+) -> Iterator[tuple[str, str]]:
+    """(path relative to ``root``, problem) of every image file in ``folder``, sorted; counts the rest in ``ignored``.
+
+    A file whose name or link cannot be trusted is listed with its ``problem``; its path then has control and
+    undecodable characters escaped. Linked folders are such a problem, for they can lead anywhere or in circles.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    passed = Ignored() if ignored is None else ignored
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+    for entry in entries:
+        path = Path(entry.path).relative_to(root).as_posix()
+        if is_hidden(entry.name):
+            passed["hidden"] += 1
+        elif entry.is_dir():
+            if entry.is_symlink():
+                yield printable(path), "a link to a folder; put the images there or point --from at its target"
+            elif recursive:
+                yield from list_images(root, Path(entry.path), recursive=True, ignored=passed)
+        elif Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
+            passed["not an image"] += 1
+        else:
+            yield printable(path), _name_problem(path) or _link_problem(root, Path(entry.path))
+
+
+def folders(folder: Path) -> list[Path]:
+    """Visible subfolders, sorted by name; none when ``folder`` does not exist."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether operating systems put the file there rather than a camera."""
+    return name.startswith(".") or name.lower() in _IGNORED_NAMES
+
+
+def printable(path: str) -> str:
+    """``path`` with control and undecodable characters escaped, safe to print and to store as UTF-8."""
+    return "".join(char if _is_printable(char) else char.encode("unicode_escape").decode() for char in path)
+
+
+def name_key(name: str) -> str:
+    """``name`` in the form used to compare names: composed Unicode, whatever the operating system wrote."""
+    return unicodedata.normalize("NFC", name)
+
+
+def finish_scan(root: Path, records: list[Record], ignored: Ignored) -> Scan:
+    """The scan, sorted, once there is at least one image to learn from.
+
+    Raises:
+        UserError: no image at all, or none for training.
+    """
+    if not any(record.split == "train" for record in records):
+        passed = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items()))
+        seen = f" (passed over: {passed})" if passed else ""
+        raise UserError(f"{root}: no good training images found{seen}; wrong folder or wrong --format?")
+    return Scan(tuple(sorted(records, key=lambda record: record.path)), dict(sorted(ignored.items())))
+
+
+def with_problem(record: Record, problem: str) -> Record:
+    """``record`` with ``problem`` unless it has one already."""
+    return record if record.problem else replace(record, problem=problem)
+
+
+def _is_printable(char: str) -> bool:
+    return unicodedata.category(char) not in {"Cc", "Cs", "Zl", "Zp"}
+
+
+def _name_problem(path: str) -> str:
+    if any(not _is_printable(char) for char in path):
+        return "control or undecodable characters in the name; rename the file"
+    return ""
+
+
+def _link_problem(root: Path, path: Path) -> str:
+    try:
+        target = path.resolve(strict=True)
+        if not stat.S_ISREG(target.stat().st_mode):
+            return "not a regular file"
+    except (OSError, RuntimeError):
+        return "a link to nothing"
+    if not target.is_relative_to(root):
+        return f"a link out of the folder, to {printable(str(target))}; copy the file instead"
+    return ""

@@ -1,0 +1,209 @@
+"""Image files in: header facts, decoding to 8-bit RGB, masks, resizing. Every byte is untrusted."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_bytes
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+DEFAULT_MAX_PIXELS = 100_000_000
+
+# The content decides, not the name; the list keeps rarely tested decoders away from untrusted bytes.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_HIGH_DEPTH_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+_DIRECT_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of an image file whose pixels decode.
+
+    ``width`` and ``height`` are pixels after EXIF orientation, ``mode`` is Pillow's name of the stored mode
+    ("L", "RGB", "I;16", ...), ``bytes`` and ``sha256`` describe the file.
+    """
+
+    width: int
+    height: int
+    mode: str
+    bytes: int
+    sha256: str
+
+
+def probe_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFacts:
+    """Facts of an image, after decoding all its pixels once.
+
+    Raises:
+        UserError: the file cannot be read, is not a known image, is truncated or corrupt, or its header
+            announces more than ``max_pixels`` pixels (checked before decoding).
+    """
+    content = _read_bytes(path)
+    with _open(path, content, max_pixels) as image:
+        mode = image.mode
+        rotated = _orientation(image)
+        _ = _to_rgb(path, image) if mode not in _DIRECT_MODES else image.load()
+        width, height = rotated_size(image.size, rotated)
+    return ImageFacts(width, height, mode, len(content), sha256_bytes(content))
+
+
+def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode an image to uint8 (H, W, 3) RGB, values 0..255, EXIF orientation applied.
+
+    Grey becomes three equal channels. Alpha is composited on black. 16-bit grey is divided by 257, so that
+    65535 becomes 255 (a 12-bit camera's files must be stretched by whoever writes them). CMYK is converted
+    without a colour profile. Of a file with several pages the first is taken.
+
+    Raises:
+        UserError: as :func:`probe_image`, or the pixel format cannot be shown as 8-bit RGB.
+    """
+    with _open(path, _read_bytes(path), max_pixels) as image:
+        orientation = _orientation(image)
+        rgb = _to_rgb(path, image)
+        if orientation in _TRANSPOSE:
+            rgb = rgb.transpose(_TRANSPOSE[orientation])
+        return np.asarray(rgb, dtype=np.uint8).copy()  # (H, W, 3), writable
+
+
+def read_mask(
+    path: Path,
+    expected_hw: tuple[int, int],
+    *,
+    image: Path | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> NDArray[np.bool_]:
+    """Decode a ground-truth mask to bool (H, W): a pixel is anomalous where the stored mask is > 0.
+
+    The rule is applied to the original values (of colour masks: any channel, after compositing alpha on black),
+    before any resize. ``expected_hw`` is the (height, width) of ``image``, which is only named in messages.
+
+    Raises:
+        UserError: as :func:`read_image`, the mask is a JPEG (its edges are not exact), or its size differs.
+    """
+    with _open(path, _read_bytes(path), max_pixels) as stored:
+        if stored.format == "JPEG":
+            raise UserError(f"{path}: a JPEG mask has no exact edges; save the mask as PNG")
+        orientation = _orientation(stored)
+        if stored.mode in _HIGH_DEPTH_MODES | {"F"}:
+            marked = np.asarray(stored) > 0
+        else:
+            marked = np.asarray(_to_rgb(path, stored)).max(axis=2) > 0
+    if orientation in _TRANSPOSE:
+        marked = np.asarray(Image.fromarray(marked.astype(np.uint8)).transpose(_TRANSPOSE[orientation])) > 0
+    if marked.shape != expected_hw:
+        of = f" {image}" if image is not None else ""
+        raise UserError(
+            f"{path}: the mask is {marked.shape[1]} x {marked.shape[0]} pixels, its image{of} is "
+            f"{expected_hw[1]} x {expected_hw[0]}"
+        )
+    return np.asarray(marked, dtype=np.bool_)
+
+
+def resize_to(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Antialiased bilinear resize of uint8 (H, W, 3) to (size, size, 3).
+
+    The same triangle filter as torch's ``interpolate(mode="bilinear", antialias=True, align_corners=False)``,
+    rounded to whole levels: at most 1 level apart.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8).copy()
+
+
+def rotated_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(width, height) after applying an EXIF orientation 1..8 to a stored (width, height)."""
+    return (size[1], size[0]) if orientation >= 5 else size
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        # Non-blocking, because opening a FIFO with an image's name would otherwise wait for ever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise UserError(f"{path}: not a regular file")
+            content = stream.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not content:
+        raise UserError(f"{path}: the file is empty")
+    return content
+
+
+@contextmanager
+def _open(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Open, check the size in the header, and turn whatever a decoder raises into one sentence."""
+    pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise UserError(
+                    f"{path}: {image.width} x {image.height} pixels is more than `data.max_pixels` = {max_pixels}"
+                )
+            if image.format == "PNG":
+                _check_png(content)
+            yield image
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: more than {min(max_pixels, pillow_limit)} pixels, the largest that is read") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image in a known format (PNG, JPEG, BMP, TIFF, WebP)") from None
+    except MemoryError:
+        raise UserError(f"{path}: too large to decode in the memory that is left") from None
+    except Exception as error:  # decoders raise nearly every type there is on damaged bytes
+        raise UserError(f"{path}: damaged or truncated image: {_first_line(error)}") from None
+
+
+def _check_png(content: bytes) -> None:
+    """Compare the checksums of all PNG chunks: the decoder itself accepts some damaged pixel data."""
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        image.verify()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block does not make the pixels unusable
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in _TRANSPOSE else 1
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode in _HIGH_DEPTH_MODES:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UserError(f"{path}: 32-bit values outside 0..65535; save it with 8 or 16 bits a channel")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, rgba).convert("RGB")
+    if image.mode in _DIRECT_MODES:
+        return image.convert("RGB")
+    raise UserError(f"{path}: pixel format {image.mode} is not supported; save it as 8-bit grey or RGB")

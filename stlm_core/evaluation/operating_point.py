@@ -1,0 +1,177 @@
+"""The operating point: a threshold from held-back good images alone, with what it guarantees.
+
+Split conformal prediction (Vovk et al.; Lei et al., JASA 2018): of n held-back good scores the k-th smallest, with
+k = ceil((n + 1)(1 - budget)), is exceeded by a further good image with probability at most 1 - k / (n + 1) <= budget,
+averaged over the draw of the held-back images and whatever the distribution, as long as held-back and later
+images are exchangeable. For one given draw the true false-reject rate is distributed as Beta(n + 1 - k, k) (no
+ties), which yields the confidence that this very threshold keeps the budget.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stlm_core.errors import UserError
+
+CLAMP = 1e-6  # raw scores are kept this far from 0 and 1 before the logit
+_MEDIAN_GOOD_SCORE = 0.1  # where the calibration puts the median held-back good image
+_SCALE_LIMITS = (0.1, 20.0)
+_ABOVE_HALF = np.nextafter(np.float32(0.5), np.float32(1))
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Threshold and calibration of a line's scores.
+
+    ``raw_threshold`` in [0, 1]: an image is rejected when its raw score is above it. ``budget`` in (0, 1): the share
+    of good parts that may be rejected. ``calibration_images``: held-back good images used.
+    ``guaranteed_false_reject``: upper bound of the expected false-reject rate; above ``budget`` when there are too few
+    images. ``confidence``: probability that the true rate of this threshold is within the budget. ``scale`` > 0:
+    slope of the calibration in logit space.
+    """
+
+    raw_threshold: float
+    budget: float
+    calibration_images: int
+    guaranteed_false_reject: float
+    confidence: float
+    scale: float
+
+    @property
+    def certified(self) -> bool:
+        """Whether the guarantee is within the budget."""
+        return self.guaranteed_false_reject <= self.budget
+
+    def calibrate(self, raw: npt.ArrayLike) -> FloatArray:
+        """Calibrated scores: sigmoid((logit(raw) - logit(raw_threshold)) * scale), float32 in [0, 1], shape of ``raw``.
+
+        Above 0.5 exactly where ``raw`` > ``raw_threshold``: rounding and the clamp of the logit never change a
+        decision.
+        """
+        values = np.asarray(raw, dtype=np.float32)
+        steepness = (_logit(values) - _logit(np.float32(self.raw_threshold))) * self.scale
+        scores = (1 / (1 + np.exp(-steepness))).astype(np.float32)
+        above = self.is_anomalous(values)
+        return np.where(above, np.maximum(scores, _ABOVE_HALF), np.minimum(scores, np.float32(0.5)))
+
+    def is_anomalous(self, raw: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Decision for raw scores in [0, 1]: above the threshold."""
+        return np.asarray(raw, dtype=np.float32) > np.float32(self.raw_threshold)
+
+    def explain(self) -> str:
+        """The operating point in plain words, for a report."""
+        n, budget = self.calibration_images, f"{self.budget:.1%}"
+        images = "1 held-back good image" if n == 1 else f"{n} held-back good images"
+        told = (
+            f"The threshold comes from {images} that were used neither for training nor for testing, "
+            f"with a budget of {budget} of good parts that may be rejected. "
+        )
+        if self.certified:
+            return told + (
+                f"On average over such sets of images at most {self.guaranteed_false_reject:.1%} of good parts are "
+                f"rejected; the chance that this very threshold keeps the budget is {self.confidence:.0%}."
+            )
+        return told + (
+            f"That is too few images to certify the budget: the guarantee is only that on average at most "
+            f"{self.guaranteed_false_reject:.1%} of good parts are rejected, and the chance that this threshold keeps "
+            f"{budget} is {self.confidence:.0%}. At least {images_needed(self.budget)} held-back good images are "
+            f"needed."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; floats survive the round trip exactly."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> OperatingPoint:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: a value is missing, superfluous, not a number or out of range.
+        """
+        names = cls.__dataclass_fields__.keys()
+        if not isinstance(values, dict) or set(values) != set(names):
+            raise UserError(f"operating point: needs exactly the values {', '.join(names)}; run `stlm evaluate` again")
+        for name, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"operating point: `{name}` is not a number; run `stlm evaluate` again")
+        if not (0 <= values["raw_threshold"] <= 1 and 0 < values["budget"] < 1 and values["scale"] > 0):
+            raise UserError("operating point: a value is out of range; run `stlm evaluate` again")
+        return cls(**values)
+
+
+def fit_operating_point(good_scores: npt.ArrayLike, budget: float) -> OperatingPoint:
+    """The operating point from held-back good images.
+
+    ``good_scores`` (n,): raw image scores in [0, 1] of good images used neither for training, nor for selection, nor
+    for testing. ``budget`` in (0, 1). With k = ceil((n + 1)(1 - budget)) the threshold is the k-th smallest score, or
+    the largest when k > n, and the guarantee is then 1 / (n + 1), above the budget.
+
+    The slope puts the median held-back score at a calibrated 0.1: (logit 0.5 - logit 0.1) over the logit distance of
+    threshold and median, within [0.1, 20]; 1 when all scores are equal. It changes how scores read, never a decision.
+
+    Raises:
+        ValueError: no score, or a score or budget out of range.
+    """
+    scores = np.sort(np.asarray(good_scores, dtype=np.float32).ravel())
+    n = len(scores)
+    if n == 0:
+        raise ValueError("an operating point needs at least one held-back good image")
+    if not (np.isfinite(scores).all() and scores[0] >= 0 and scores[-1] <= 1):
+        raise ValueError("raw scores of held-back good images must be finite and in [0, 1]")
+    if not 0 < budget < 1:
+        raise ValueError(f"the false-reject budget must be in (0, 1), not {budget}")
+    # Decimal as written: in binary, (19 + 1) * (1 - 0.05) may come out above 19 and ask for one image more.
+    exact = Fraction(str(budget))
+    rank = min(n, math.ceil((n + 1) * (1 - exact)))
+    threshold = scores[rank - 1]
+    return OperatingPoint(
+        raw_threshold=float(threshold),
+        budget=float(budget),
+        calibration_images=n,
+        guaranteed_false_reject=float(Fraction(n + 1 - rank, n + 1)),
+        confidence=_confidence(n, rank, float(budget)),
+        scale=_slope(threshold, np.median(scores)),
+    )
+
+
+def images_needed(budget: float) -> int:
+    """How many held-back good images it takes to certify ``budget``: the smallest n with (n + 1) * budget >= 1."""
+    return math.ceil(1 / Fraction(str(budget))) - 1
+
+
+def _confidence(n: int, rank: int, budget: float) -> float:
+    """P[Beta(n + 1 - rank, rank) <= budget], which for whole parameters is P[Binomial(n, budget) >= n + 1 - rank]."""
+    fewer = sum(
+        math.exp(
+            math.lgamma(n + 1)
+            - math.lgamma(j + 1)
+            - math.lgamma(n - j + 1)
+            + j * math.log(budget)
+            + (n - j) * math.log1p(-budget)
+        )
+        for j in range(n + 1 - rank)
+    )
+    return min(1.0, max(0.0, 1.0 - fewer))
+
+
+def _slope(threshold: np.float32, median: np.floating[Any]) -> float:
+    distance = float(_logit(threshold) - _logit(median))
+    wanted = math.log((1 - _MEDIAN_GOOD_SCORE) / _MEDIAN_GOOD_SCORE)
+    if distance <= 0:
+        return 1.0
+    low, high = _SCALE_LIMITS
+    return min(high, max(low, wanted / distance))
+
+
+def _logit(raw: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    clamped = np.clip(np.asarray(raw, dtype=np.float64), CLAMP, 1 - CLAMP)
+    return np.log(clamped / (1 - clamped))

@@ -1,0 +1,151 @@
+"""The connection to MLflow: which server, how long to wait for it, and its failures as one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from stlm_core.errors import StlmError, UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_SQLITE = "sqlite:///"
+_SQLITE_MAGIC = b"SQLite format 3\0"
+# MLflow's own defaults keep trying an absent server for minutes.
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
+_PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """An open connection.
+
+    ``store``: the address without credentials, local databases by file name, fit for logs and records.
+    ``artifact_root``: folder for the files of new experiments of a local database; None lets the server choose.
+    """
+
+    client: MlflowClient
+    store: str
+    artifact_root: Path | None
+
+
+def tracking_uri(root: Path) -> str:
+    """``MLFLOW_TRACKING_URI``, or an SQLite database beside ``params.yaml``."""
+    return os.environ.get(URI_VARIABLE) or f"{_SQLITE}{root / 'mlflow.db'}"
+
+
+def without_credentials(uri: str) -> str:
+    """``uri`` without user, password, query and fragment."""
+    return re.sub(r"[?#].*$", "", re.sub(r"://[^/@]*@", "://", uri))
+
+
+@contextlib.contextmanager
+def open_tracking(root: Path) -> Iterator[Tracking]:
+    """Connect to the MLflow of the project in ``root`` and make it MLflow's current one meanwhile.
+
+    Environment and MLflow's global address are put back at the end. Settings of MLflow that the user has made in the
+    environment are kept.
+
+    Raises:
+        UserError: the address is not usable, or nothing answers there.
+        StlmError: MLflow refused a request made inside the ``with`` block.
+    """
+    uri = tracking_uri(root)
+    database = _sqlite_file(uri)
+    if database is not None:
+        _check_database(database, uri)
+    with _environment({**_PATIENCE, **_QUIET}, keep=True):
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        before = os.environ.get(URI_VARIABLE)
+        try:
+            mlflow.set_tracking_uri(uri)
+            client = mlflow.MlflowClient(tracking_uri=uri)
+            _probe(client, uri)
+            yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
+        except MlflowException as error:
+            raise StlmError(f"MLflow at {without_credentials(uri)}: {first_line(error)}") from error
+        finally:
+            mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without the lines that follow."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _probe(client: MlflowClient, uri: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with _environment(_PROBE, keep=False):
+            client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow at {without_credentials(uri)} does not answer: {without_credentials(first_line(error))}; start the "
+            f"server or change {URI_VARIABLE} (unset, a database beside params.yaml is used)"
+        ) from None
+
+
+def _store_name(uri: str, database: Path | None) -> str:
+    return f"sqlite {database.name}" if database else without_credentials(uri)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    scheme = urlsplit(uri).scheme
+    if scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "") and "+" not in scheme:
+        raise UserError(f"{URI_VARIABLE}: `{without_credentials(uri)}` is not an address that MLflow knows")
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
+
+
+def _check_database(database: Path, uri: str) -> None:
+    """MLflow would retry what is checked here for minutes, with a traceback each time."""
+    if not database.parent.is_dir():
+        raise UserError(f"{uri}: the folder {database.parent} does not exist")
+    if not os.access(database.parent, os.W_OK):
+        raise UserError(f"{uri}: the folder {database.parent} is not writable")
+    if database.is_dir():
+        raise UserError(f"{database}: is a folder, not an SQLite database")
+    try:
+        start = _first_bytes(database) if database.exists() else b""
+    except OSError as error:
+        raise UserError(f"{database}: cannot be read: {error.strerror or error}") from None
+    if start and start != _SQLITE_MAGIC:
+        raise UserError(f"{database}: not an SQLite database; move it away or change {URI_VARIABLE}")
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(len(_SQLITE_MAGIC))
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str], *, keep: bool) -> Iterator[None]:
+    """Environment variables for a while; with ``keep`` those that are set already stay."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: value for name, value in values.items() if not (keep and name in os.environ)})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,104 @@
+"""An S3 object as a resumable source of weights.
+
+Endpoint, region and credentials are what boto3 finds by itself: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` and so
+on, or the user's AWS profile. None of them appears in a message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from botocore import exceptions
+from botocore.config import Config
+
+from stlm_core.errors import UserError
+from stlm_core.weights.download import ByteStream, Opened, RangeOpener, RangeRefusedError, TransferInterruptedError
+
+_ADDRESS = re.compile(r"s3://([^/]+)/(.+)")
+_CONTENT_RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
+_FIRST_SERVER_ERROR = 500
+_REFUSALS = {
+    "NoSuchKey": "no such object",
+    "404": "no such object",
+    "NoSuchBucket": "no such bucket",
+    "AccessDenied": "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+    "403": "access denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+    "InvalidAccessKeyId": "unknown access key; check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
+    "SignatureDoesNotMatch": "wrong secret; check AWS_SECRET_ACCESS_KEY",
+}
+
+
+def s3_opener(address: str, timeout: float) -> RangeOpener:
+    """Opens ``s3://bucket/key`` from any byte offset on. ``timeout``: seconds without a byte.
+
+    Raises (here or on opening):
+        UserError: not an S3 address, no credentials, or the store refuses (missing object, access denied).
+        TransferInterruptedError: the store cannot be reached or fails by itself.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise UserError(f"{address}: not an S3 address; it needs to be s3://bucket/key")
+    bucket, key = match.groups()
+    client = _client(timeout)
+
+    @contextmanager
+    def open_at(offset: int) -> Iterator[Opened]:
+        wanted = {"Range": f"bytes={offset}-"} if offset else {}
+        try:
+            answer = client.get_object(Bucket=bucket, Key=key, **wanted)
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError):
+            raise UserError(f"{address}: no S3 credentials; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY") from None
+        except exceptions.ClientError as error:
+            raise _refusal(error, address) from None
+        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+            raise TransferInterruptedError(f"the store cannot be reached: {type(error).__name__}") from None
+        except (exceptions.BotoCoreError, ValueError) as error:
+            raise UserError(f"{address}: {error}") from None
+        body = answer["Body"]
+        try:
+            yield Opened(_Body(body), *_extent(answer, offset))
+        finally:
+            body.close()
+
+    return open_at
+
+
+def _client(timeout: float) -> Any:
+    # a session of its own: the default one keeps the first credentials it met
+    patient = Config(connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 1})
+    try:
+        return boto3.session.Session().client("s3", config=patient)
+    except (exceptions.BotoCoreError, ValueError) as error:
+        raise UserError(f"S3: the settings cannot be used: {error}; check AWS_ENDPOINT_URL and AWS_REGION") from None
+
+
+def _refusal(error: Any, address: str) -> Exception:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code == "InvalidRange":
+        return RangeRefusedError()
+    if status >= _FIRST_SERVER_ERROR or code in ("SlowDown", "RequestTimeout"):
+        return TransferInterruptedError(f"the store answers {code or status}")
+    return UserError(f"{address}: {_REFUSALS.get(code, f'the store answers {code or status}')}")
+
+
+def _extent(answer: Any, offset: int) -> tuple[int, int | None]:
+    match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+    if match is not None:
+        return offset, int(match[1])
+    return 0, int(answer["ContentLength"])
+
+
+class _Body:
+    def __init__(self, body: ByteStream) -> None:
+        self._body = body
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._body.read(size)
+        except (exceptions.HTTPClientError, exceptions.IncompleteReadError, OSError) as error:
+            raise TransferInterruptedError(f"the connection broke: {type(error).__name__}") from None

@@ -1,0 +1,68 @@
+"""Feature aggregation, FA: the two streams' agreement to one anomaly map (paper section 3.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stlm_core.models.tiny_vit import EMBED_DIM
+from stlm_core.models.two_stream import MAPS, StreamFeatures
+
+_WIDTH = 128
+_RATES = (1, 3)
+
+
+def _conv_norm_relu(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions; a 1x1 shortcut where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = _conv_norm_relu(inputs, outputs, 3)
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(self.first(x)) + self.shortcut(x))
+
+
+class AtrousPyramid(nn.Module):
+    """ASPP: a 1x1 branch, 3x3 branches at two rates, and image pooling, projected to one width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.point = _conv_norm_relu(width, width, 1)
+        self.atrous = nn.ModuleList(_conv_norm_relu(width, width, 3, rate) for rate in _RATES)
+        # No batch normalisation on the pooled branch: one value an image and channel cannot be normalised at batch 1.
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 1), nn.ReLU(inplace=True))
+        self.project = _conv_norm_relu(width * (2 + len(_RATES)), width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [self.point(x), *(branch(x) for branch in self.atrous), self.pooled(x).expand_as(x)]
+        out: Tensor = self.project(torch.cat(branches, 1))
+        return out
+
+
+class FeatureAggregation(nn.Module):
+    """Stream features to anomaly logits (N, h, w); the anomaly map is their sigmoid; 1.64 M parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(ResidualBlock(MAPS * EMBED_DIM, _WIDTH), ResidualBlock(_WIDTH, _WIDTH))
+        self.pyramid = AtrousPyramid(_WIDTH)
+        self.head = nn.Sequential(_conv_norm_relu(_WIDTH, _WIDTH, 3), nn.Conv2d(_WIDTH, 1, 1))
+
+    def forward(self, features: StreamFeatures) -> Tensor:
+        agreement = [-(p * d) for p, d in zip(features.plain, features.denoising, strict=True)]
+        logits: Tensor = self.head(self.pyramid(self.residual(torch.cat(agreement, 1))))
+        return logits[:, 0]

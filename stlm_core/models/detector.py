@@ -1,0 +1,153 @@
+"""The detector as it ships: camera pixels in; image score, anomaly map and decision out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stlm_core.errors import UserError
+from stlm_core.models.aggregation import FeatureAggregation
+from stlm_core.models.preprocessing import Normalisation, Preprocess
+from stlm_core.models.sam_checkpoint import load_strict
+from stlm_core.models.tiny_vit import Stem
+from stlm_core.models.two_stream import MAPS, TwoStreamModel, discrepancy_map
+
+MapSource = Literal["fa", "tlm"]
+RAW_LIMIT = 1e-6  # raw scores are kept this far from 0 and 1 before the logit
+_METADATA_KEY = "stlm"
+
+
+@dataclass(frozen=True)
+class DetectorFacts:
+    """What is needed to rebuild a detector around its weights.
+
+    ``size``: side of the network input, pixels; ``teacher``: name and weight digest, for the record.
+    """
+
+    size: int
+    stem: Stem
+    normalisation: Normalisation
+    teacher: str = ""
+    teacher_sha256: str = ""
+
+
+class Detector(nn.Module):
+    """uint8 (N, H, W, 3) RGB of any H and W to raw image scores (N,) and anomaly maps (N, H, W), in [0, 1].
+
+    The image score is the mean of the ``top_pixels`` largest pixels of the map at network size (paper section
+    3.4), so it does not depend on H and W. The map comes from FA, or with ``map_source`` "tlm" from the streams'
+    discrepancy alone, scaled by its largest possible value.
+    """
+
+    def __init__(self, facts: DetectorFacts, top_pixels: int = 100, map_source: MapSource = "fa") -> None:
+        super().__init__()
+        self.facts = facts
+        self.top_pixels = min(top_pixels, facts.size**2)
+        self.map_source = map_source
+        self.preprocess = Preprocess(facts.size, facts.normalisation)
+        self.streams = TwoStreamModel(facts.stem)
+        self.aggregation = FeatureAggregation()
+
+    def grid_map(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, S, S) to the anomaly map on the feature grid, (N, h, w) in [0, 1]."""
+        features = self.streams(x)
+        if self.map_source == "tlm":
+            return discrepancy_map(features) / 2.0**MAPS
+        out: Tensor = self.aggregation(features).float().sigmoid()
+        return out
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        grid = self.grid_map(self.preprocess(image))[:, None]
+        at_network_size = upsample(grid, (self.facts.size, self.facts.size))
+        score = at_network_size.flatten(1).topk(self.top_pixels).values.mean(1)
+        return score, upsample(grid, (image.shape[1], image.shape[2]))[:, 0]
+
+
+def upsample(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation of (N, 1, h, w) to (N, 1, *size), half-pixel centres."""
+    return F.interpolate(grid, size, mode="bilinear", align_corners=False)
+
+
+class ShippedDetector(nn.Module):
+    """A detector with its operating point: score (N,) calibrated to [0, 1], map (N, H, W), decision (N,) bool.
+
+    score = sigmoid((logit(raw) - logit(raw_threshold)) * scale), so the threshold on the score is 0.5 and an
+    image is anomalous exactly when raw > raw_threshold.
+    """
+
+    def __init__(self, detector: Detector, raw_threshold: float, scale: float) -> None:
+        super().__init__()
+        self.detector = detector
+        limited = min(max(raw_threshold, RAW_LIMIT), 1 - RAW_LIMIT)
+        self.offset = float(torch.tensor(limited, dtype=torch.float64).logit())
+        self.scale = float(scale)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raw, anomaly_map = self.detector(image)
+        limited = raw.clamp(RAW_LIMIT, 1 - RAW_LIMIT)
+        score = ((torch.log(limited / (1 - limited)) - self.offset) * self.scale).sigmoid()
+        return score, anomaly_map, score > 0.5
+
+
+def save_detector(path: Path, detector: Detector) -> None:
+    """Write weights and facts as safetensors."""
+    _write(path, detector, detector.facts)
+
+
+def load_detector(path: Path, top_pixels: int = 100, map_source: MapSource = "fa") -> Detector:
+    """Rebuild a detector in eval mode.
+
+    Raises:
+        UserError: the file is missing, damaged, or not one of ours.
+    """
+    facts, weights = _read(path)
+    detector = Detector(facts, top_pixels, map_source)
+    load_strict(detector, weights, str(path))
+    return detector.eval()
+
+
+def save_streams(path: Path, detector: Detector) -> None:
+    """Write the streams' weights alone, with the detector's facts."""
+    _write(path, detector.streams, detector.facts)
+
+
+def load_streams(path: Path, detector: Detector) -> None:
+    """Load what :func:`save_streams` wrote into the detector's streams.
+
+    Raises:
+        UserError: the file is missing, damaged, or belongs to a detector of other facts.
+    """
+    facts, weights = _read(path)
+    if facts != detector.facts:
+        raise UserError(f"{path}: made for {facts}, but the configuration asks for {detector.facts}; distill again")
+    load_strict(detector.streams, weights, str(path))
+
+
+def _write(path: Path, module: nn.Module, facts: DetectorFacts) -> None:
+    weights = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    save_file(weights, path, metadata={_METADATA_KEY: json.dumps(asdict(facts), sort_keys=True)})
+
+
+def _read(path: Path) -> tuple[DetectorFacts, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        return DetectorFacts(**json.loads(metadata[_METADATA_KEY])), weights
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a file of this project's weights: {error}") from None
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameter scalars; buffers such as running statistics do not count."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,79 @@
+"""The two-stream lightweight model, TLM (paper section 3.3).
+
+Two TinyViT encoders and one two-way transformer that both share. The plain stream imitates the teacher on the
+image as it is, the denoising stream imitates the teacher on the clean image; where the two disagree, something
+is wrong with the part.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stlm_core.models.mask_decoder import PromptFreeDecoder
+from stlm_core.models.tiny_vit import Stem, TinyViT
+
+MAPS = 2  # feature maps a stream yields: image embedding, image tokens
+
+
+class StreamFeatures(NamedTuple):
+    """Per stream the two maps, each (N, 256, h, w) and L2-normalised over channels."""
+
+    plain: list[Tensor]
+    denoising: list[Tensor]
+
+
+class TwoStreamModel(nn.Module):
+    """Normalised images (N, 3, S, S), float, to :class:`StreamFeatures`; 14.6 M parameters."""
+
+    def __init__(self, stem: Stem = "conv3x3") -> None:
+        super().__init__()
+        self.plain = TinyViT(stem)
+        self.denoising = TinyViT(stem)
+        self.decoder = PromptFreeDecoder()
+
+    @property
+    def stride(self) -> int:
+        """Network input pixels a grid cell."""
+        return self.plain.stride
+
+    def forward(self, image: Tensor) -> StreamFeatures:
+        embeddings = torch.cat([self.plain(image), self.denoising(image)])  # (2N, 256, h, w)
+        tokens = self.decoder(embeddings)
+        maps = [F.normalize(stacked.float(), dim=1) for stacked in (embeddings, tokens)]
+        plain, denoising = zip(*(stacked.chunk(2) for stacked in maps), strict=True)
+        return StreamFeatures(list(plain), list(denoising))
+
+    @torch.no_grad()
+    def start_from(self, encoder: TinyViT, decoder: PromptFreeDecoder) -> None:
+        """Copy a teacher's weights into both streams and the shared decoder.
+
+        A ``conv3x3`` stem that starts from a teacher's ``conv1x1`` stem gets each 1x1 kernel spread evenly over
+        its nine taps: the stem then averages where the teacher looks at one pixel, and the stream starts as the
+        teacher sees a four times smaller image.
+        """
+        weights = encoder.state_dict()
+        for stream in (self.plain, self.denoising):
+            own = stream.state_dict()
+            stream.load_state_dict({key: _spread(weights[key], value) for key, value in own.items()})
+        self.decoder.load_state_dict(decoder.state_dict())
+
+
+def _spread(weight: Tensor, target: Tensor) -> Tensor:
+    if weight.shape == target.shape:
+        return weight
+    taps = target.shape[-1] * target.shape[-2]
+    return (weight / taps).expand_as(target).clone()
+
+
+def discrepancy_map(features: StreamFeatures) -> Tensor:
+    """Anomaly map without FA (paper section 3.4): product over the maps of 1 - cosine, (N, h, w) in [0, 4]."""
+    product = None
+    for plain, denoising in zip(features.plain, features.denoising, strict=True):
+        distance = 1 - (plain * denoising).sum(1)
+        product = distance if product is None else product * distance
+    assert product is not None
+    return product.clamp_min(0)

@@ -1,0 +1,1 @@
+"""One module a pipeline step; the only place where the library and the integrations meet."""

@@ -1,0 +1,104 @@
+"""Step ``cache-teacher``: the frozen teacher's features of every view in the bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stlm_core.cache.features import TeacherRows
+from stlm_core.cache.store import belongs_to_shard, chunks_are_sound, fill, write_index
+from stlm_core.config import LineConfig
+from stlm_core.errors import UserError
+from stlm_core.steps.contract import StepResult, run_step
+from stlm_core.steps.weights import weights_folder
+from stlm_core.steps.workspace import Workspace
+from stlm_core.synthesis.bank import Bank
+from stlm_core.teachers.registry import load_teacher, locate_weights
+from stlm_core.training.optimisation import autocast_dtype, pick_device
+
+STEP = "cache-teacher"
+_SECTIONS = ("image", "teacher", "model")
+STRIDES = {"conv3x3": 16, "conv1x1": 4}
+
+
+def grid_side(config: LineConfig) -> int:
+    """Cells a side of the students' feature grid.
+
+    Raises:
+        UserError: the input size is not a multiple of the stem's stride.
+    """
+    stride = STRIDES[config.model.stem]
+    if config.image.size % stride:
+        raise UserError(f"image.size: {config.image.size} is not a multiple of {stride}, the stride of {config.model.stem}")
+    return config.image.size // stride
+
+
+def cache_teacher(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
+    """Compute and keep the teacher's features of all views; rows that an earlier cache holds are reused.
+
+    Raises:
+        UserError: the bank or the teacher's weights are missing.
+    """
+    folder = workspace.folder(STEP)
+    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], None), force)
+
+
+def cache_teacher_shard(config: LineConfig, workspace: Workspace, shard: int, shards: int, folder: Path) -> StepResult:
+    """Compute shard number ``shard`` (from 0) of ``shards`` into ``folder``, to be merged later.
+
+    Raises:
+        UserError: the numbers are not 0 <= shard < shards, or an input is missing.
+    """
+    if not 0 <= shard < shards:
+        raise UserError(f"--shard {shard}/{shards}: the first number must be from 0 to {shards - 1}")
+    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], (shard, shards)), False)
+
+
+def merge_shards(config: LineConfig, workspace: Workspace, shards: Sequence[Path]) -> StepResult:
+    """Join the shards' folders into the step's output; what is missing or damaged in them is computed here.
+
+    Raises:
+        UserError: a shard's folder does not exist.
+    """
+    for shard in shards:
+        if not shard.is_dir():
+            raise UserError(f"{shard}: no such folder; compute the shard first")
+    folder = workspace.folder(STEP)
+    sources = [folder, *shards]
+    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, sources, None), False)
+
+
+def _run(
+    config: LineConfig, workspace: Workspace, folder: Path, work: Callable[[Path], str], force: bool
+) -> StepResult:
+    inputs = {
+        "bank": workspace.need("synthesize", "index.parquet"),
+        "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
+    }
+    return run_step(
+        STEP, config, _SECTIONS, inputs, folder, work, resumable=True, force=force, still_good=chunks_are_sound
+    )
+
+
+def _fill(
+    config: LineConfig, workspace: Workspace, partial: Path, sources: list[Path], shard: tuple[int, int] | None
+) -> str:
+    bank = Bank.open(workspace.folder("synthesize"))
+    device = pick_device()
+    teacher = load_teacher(config.teacher, weights_folder(config.root), config.root)
+    dtype = autocast_dtype(config.teacher.autocast, device)
+    rows = TeacherRows(bank, teacher, grid_side(config), config.teacher.batch_size, device, dtype)
+    keys = rows.keys
+    views = [view for view, key in enumerate(keys) if shard is None or belongs_to_shard(key, *shard)]
+    report = fill(
+        partial,
+        [keys[view] for view in views],
+        lambda positions: rows([views[position] for position in positions]),
+        sources=sources,
+        rows_per_chunk=config.teacher.shard_views,
+        label=f"{STEP} {config.name}",
+    )
+    if shard is None:
+        write_index(partial, keys)
+    repaired = f", {report.damaged} damaged replaced" if report.damaged else ""
+    return f"{report.computed} views computed, {report.reused} reused{repaired} ({config.teacher.name})"

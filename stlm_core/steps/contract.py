@@ -1,0 +1,184 @@
+"""The contract every step keeps: whole or absent, fingerprinted, repeatable, resumable."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import stlm_core
+from stlm_core.config import LineConfig
+from stlm_core.errors import StlmError, UserError
+from stlm_core.files import sha256_bytes, sha256_file, sha256_tree, write_json_atomic
+
+MANIFEST = "manifest.json"
+_FINGERPRINT = ".fingerprint"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step made. ``summary`` is one line for the terminal; ``reused`` means nothing had to be done."""
+
+    folder: Path
+    summary: str
+    reused: bool
+
+
+@functools.cache
+def code_version() -> str:
+    """Package version and a digest of its source, for example ``0.1.0+3f2a9c41d0b7``."""
+    package = Path(stlm_core.__file__).parent
+    digest = sha256_bytes(
+        "".join(
+            f"{file.relative_to(package).as_posix()} {sha256_file(file)}\n" for file in sorted(package.rglob("*.py"))
+        ).encode()
+    )
+    return f"{stlm_core.__version__}+{digest[:12]}"
+
+
+def input_digest(path: Path) -> str:
+    """sha256 of an input: a file's bytes, or a folder's files."""
+    return sha256_tree(path)
+
+
+def run_step(
+    step: str,
+    config: LineConfig,
+    sections: tuple[str, ...],
+    inputs: Mapping[str, Path],
+    folder: Path,
+    work: Callable[[Path], str],
+    *,
+    resumable: bool = False,
+    force: bool = False,
+    still_good: Callable[[Path], bool] = lambda folder: True,
+) -> StepResult:
+    """Run ``work`` in a temporary sibling of ``folder`` and rename it when whole.
+
+    ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
+    ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,
+    peak memory in MiB. When ``folder`` already holds outputs of exactly the same inputs, config and code,
+    nothing runs unless ``force``; ``still_good`` can look closer at such outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary
+    folder is handed to the next run if inputs, config and code are unchanged, otherwise it is cleared.
+
+    Raises:
+        UserError: an input is missing, the disk is full, or another run of this step holds the folder.
+    """
+    fingerprint = {
+        "step": step,
+        "line": config.name,
+        "config": config.section_hash(*sections),
+        "code": code_version(),
+        "inputs": {name: input_digest(path) for name, path in inputs.items()},
+    }
+    if not force and (summary := _finished(folder, fingerprint)) is not None and still_good(folder):
+        return StepResult(folder, f"{summary} (up to date)", reused=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.partial"
+    with _exclusive(folder.parent / f".{folder.name}.lock", step):
+        _prepare(partial, fingerprint, keep=resumable and not force)
+        began = time.monotonic()
+        try:
+            summary = work(partial)
+        except OSError as error:
+            if error.errno == 28:  # ENOSPC
+                raise UserError(f"{partial}: the disk is full; free some space and run `stlm {step}` again") from None
+            raise
+        write_json_atomic(
+            partial / MANIFEST,
+            {
+                **fingerprint,
+                "summary": summary,
+                "seconds": round(time.monotonic() - began, 3),
+                "peak_memory_mib": peak_memory_mib(),
+                "outputs": {
+                    file.relative_to(partial).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+                    for file in sorted(partial.rglob("*"))
+                    if file.is_file() and file.name != _FINGERPRINT
+                },
+            },
+        )
+        (partial / _FINGERPRINT).unlink()
+        _replace_folder(partial, folder)
+    return StepResult(folder, summary, reused=False)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The ``manifest.json`` of a finished step.
+
+    Raises:
+        UserError: the step has not finished, or its manifest is not JSON.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the step that makes this folder has not finished") from None
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; remove the folder and run the step again") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: not a step manifest; remove the folder and run the step again")
+    return manifest
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+def _finished(folder: Path, fingerprint: Mapping[str, Any]) -> str | None:
+    try:
+        manifest = read_manifest(folder)
+    except StlmError:
+        return None
+    if any(manifest.get(key) != value for key, value in fingerprint.items()):
+        return None
+    for name, facts in manifest.get("outputs", {}).items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+            return None
+    return str(manifest["summary"])
+
+
+def _prepare(partial: Path, fingerprint: Mapping[str, Any], *, keep: bool) -> None:
+    mark = partial / _FINGERPRINT
+    text = json.dumps(fingerprint, sort_keys=True)
+    if partial.exists():
+        if keep and mark.is_file() and mark.read_text() == text:
+            return
+        shutil.rmtree(partial)
+    partial.mkdir()
+    mark.write_text(text)
+
+
+def _replace_folder(partial: Path, folder: Path) -> None:
+    old = folder.parent / f".{folder.name}.old"
+    if old.exists():
+        shutil.rmtree(old)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(partial, folder)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+@contextmanager
+def _exclusive(lock: Path, step: str) -> Iterator[None]:
+    import fcntl
+
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{lock.parent}: another `stlm {step}` is writing here; wait for it to end") from None
+        yield

@@ -1,0 +1,206 @@
+"""Step ``evaluate``: operating point, metrics, tables, curves, figures and the report of a trained detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from stlm_core.config import LineConfig
+from stlm_core.data.images import read_image, read_mask
+from stlm_core.data.manifest import Manifest, ManifestRow
+from stlm_core.errors import StlmError, UserError
+from stlm_core.evaluation.detection import Detected, detect
+from stlm_core.evaluation.evaluate import Evaluation, Metrics, evaluate_predictions
+from stlm_core.evaluation.figures import contact_sheet, pro_figure, roc_figure, score_histogram, to_png
+from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
+from stlm_core.evaluation.predictions import Prediction
+from stlm_core.evaluation.report import render_report
+from stlm_core.files import sha256_file, write_bytes_atomic, write_json_atomic
+from stlm_core.models.detector import Detector, count_parameters, load_detector
+from stlm_core.progress import Progress, progress
+from stlm_core.steps.contract import StepResult, code_version, run_step
+from stlm_core.steps.workspace import Workspace
+from stlm_core.training.optimisation import pick_device
+
+# Seeds of the training are shown in the report.
+SECTIONS = ("data", "distill", "fa", "evaluate")
+METRICS = "metrics.json"
+OPERATING_POINT = "operating_point.json"
+REPORT = "report.html"
+_CURVES = {"roc": ("fpr", "tpr"), "pixel_roc": ("fpr", "tpr"), "pro": ("fpr", "pro")}
+
+
+def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
+    """Write ``metrics.json``, ``operating_point.json``, ``images.csv``, ``defects.csv``, ``calibration.csv``,
+    ``curves/*.csv``, ``figures/*.png`` and ``report.html``.
+
+    The threshold comes from the held-back good images alone; the test split is only measured. Maps are let go one
+    by one, so memory does not grow with the number of images.
+
+    Raises:
+        UserError: an input is missing or damaged, an image has changed since the manifest was made, or there is no
+            held-back good image.
+        StlmError: the detector yields something that is no score.
+    """
+    inputs = {
+        "manifest": workspace.need("validate", "manifest.parquet"),
+        "detector": workspace.need("train-fa", "detector.safetensors"),
+    }
+
+    def work(folder: Path) -> str:
+        manifest = Manifest.read(inputs["manifest"], config.resolve(config.data.path))
+        if not manifest.calibration():
+            raise UserError(
+                f"line {config.name}: no held-back good image for the threshold; raise "
+                "`data.calibration_fraction` or add good images"
+            )
+        device = pick_device()
+        detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source).to(device)
+        total = len(manifest.calibration()) + len(manifest.test())
+        with progress(f"evaluate {config.name}", total) as shown:
+            runner = _Runner(config, manifest, detector, device, shown)
+            calibration = runner.calibration_scores()
+            point = fit_operating_point(calibration["raw_score"].to_numpy(), config.evaluate.false_reject_budget)
+            evaluation = evaluate_predictions(
+                runner.test_predictions(), point, report_images=config.evaluate.report_images
+            )
+        evaluation = replace(evaluation, notes=[*_calibration_notes(manifest, point), *evaluation.notes])
+        calibration["score"] = point.calibrate(calibration["raw_score"].to_numpy()).astype(np.float64)
+        _write_tables(folder, evaluation, calibration, point)
+        _write_figures(folder / "figures", evaluation, calibration["score"].to_numpy(), point)
+        html = render_report(
+            config.name, evaluation, point, calibration["score"].to_numpy(), _facts(config, manifest, detector)
+        )
+        write_bytes_atomic(folder / REPORT, html.encode())
+        return _summary(evaluation.metrics)
+
+    return run_step("evaluate", config, SECTIONS, inputs, workspace.folder("evaluate"), work, force=force)
+
+
+class _Runner:
+    """The detector over the splits of one manifest, under one progress display."""
+
+    def __init__(
+        self, config: LineConfig, manifest: Manifest, detector: Detector, device: torch.device, shown: Progress
+    ) -> None:
+        self.config, self.manifest, self.detector, self.device, self.shown = config, manifest, detector, device, shown
+
+    def calibration_scores(self) -> pd.DataFrame:
+        """Columns path and raw_score of the held-back good images."""
+        scores = []
+        for found in self._detect(self.manifest.calibration(), "threshold"):
+            if not 0 <= found.raw_score <= 1:
+                raise StlmError(
+                    f"{found.item.path}: the detector's score is {found.raw_score}, not a number in [0, 1]; train again"
+                )
+            scores.append((found.item.path, found.raw_score))
+        return pd.DataFrame(scores, columns=["path", "raw_score"])
+
+    def test_predictions(self) -> Iterator[Prediction]:
+        """The test split, one image at a time, with masks at their own resolution."""
+        for found in self._detect(self.manifest.test(), "test"):
+            row = found.item
+            yield Prediction(
+                row.path,
+                row.label,
+                row.defect_type,
+                found.raw_score,
+                found.anomaly_map,
+                self._mask(row, (found.image.shape[0], found.image.shape[1])),
+                found.image,
+            )
+
+    def _detect(self, rows: Iterable[ManifestRow], note: str) -> Iterator[Detected[ManifestRow]]:
+        images = ((row, self._image(row)) for row in rows)
+        for found in detect(self.detector, images, self.device, self.config.evaluate.batch_size):
+            yield found
+            self.shown.advance(note=note)
+
+    def _image(self, row: ManifestRow) -> npt.NDArray[np.uint8]:
+        path = self.manifest.image_path(row)
+        if sha256_file(path) != row.sha256:
+            raise UserError(f"{path}: has changed since the manifest was made; run `stlm validate` again")
+        return read_image(path, self.config.data.max_pixels)
+
+    def _mask(self, row: ManifestRow, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+        path = self.manifest.mask_path(row)
+        if path is None or row.label == 0:
+            return None
+        image = self.manifest.image_path(row)
+        return read_mask(path, size, image=image, max_pixels=self.config.data.max_pixels)
+
+
+def _calibration_notes(manifest: Manifest, point: OperatingPoint) -> list[str]:
+    notes = [] if point.certified else [point.explain()]
+    groups = {row.group for row in manifest.calibration() if row.group}
+    if 0 < len(groups) < point.calibration_images:
+        notes.append(
+            f"The {point.calibration_images} held-back images show {len(groups)} different parts. Images of one part "
+            "are alike, so the guarantee, which counts every image as a part of its own, is optimistic."
+        )
+    return notes
+
+
+def _write_tables(folder: Path, evaluation: Evaluation, calibration: pd.DataFrame, point: OperatingPoint) -> None:
+    write_json_atomic(folder / METRICS, evaluation.metrics)
+    write_json_atomic(folder / OPERATING_POINT, point.to_dict())
+    tables = {"images.csv": evaluation.images, "defects.csv": evaluation.defects, "calibration.csv": calibration}
+    for name, columns in _CURVES.items():
+        # A curve that is not defined is a file without rows, so that plots always find their file.
+        empty = pd.DataFrame(columns=[*columns, "threshold"])
+        tables[f"curves/{name}.csv"] = evaluation.curves.get(name, empty)
+    for name, table in tables.items():
+        write_bytes_atomic(folder / name, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _write_figures(
+    folder: Path, evaluation: Evaluation, held_back: npt.NDArray[np.float64], point: OperatingPoint
+) -> None:
+    images, metrics, curves = evaluation.images, evaluation.metrics, evaluation.curves
+    good, defects = (images.loc[images["label"] == label, "score"].to_numpy() for label in (0, 1))
+    figures = {
+        "score_histogram": score_histogram(good, defects, held_back),
+        "contact_sheet": contact_sheet(evaluation.examples, point.raw_threshold),
+    }
+    if "roc" in curves:
+        figures["roc"] = roc_figure(curves, metrics)
+    if "pro" in curves:
+        figures["pro"] = pro_figure(curves["pro"], metrics)
+    for name, figure in figures.items():
+        write_bytes_atomic(folder / f"{name}.png", to_png(figure))
+
+
+def _facts(config: LineConfig, manifest: Manifest, detector: Detector) -> dict[str, str]:
+    splits = ("train", "validation", "calibration", "test")
+    counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in splits)
+    facts = detector.facts
+    source = "feature aggregation" if detector.map_source == "fa" else "discrepancy of the two streams"
+    return {
+        "Images": counts,
+        "Data (sha256 of the manifest's rows)": manifest.digest(),
+        "Licence of the data": config.data.license,
+        "Teacher": f"{facts.teacher or 'not recorded'} ({facts.teacher_sha256 or 'no digest'})",
+        "Network input": f"{facts.size} x {facts.size} pixels",
+        "Anomaly map": f"{source}; image score: mean of the {detector.top_pixels} largest pixels",
+        "Parameters": f"{count_parameters(detector) / 1e6:.2f} million",
+        "Seeds": f"data {config.data.seed}, distill {config.distill.seed}, train-fa {config.fa.seed}",
+        "Code": code_version(),
+    }
+
+
+def _summary(metrics: Metrics) -> str:
+    shown = (
+        ("image AUROC", "image_auroc"),
+        ("pixel AUROC", "pixel_auroc"),
+        ("AUPRO", "aupro_30"),
+        ("recall", "recall_at_budget"),
+        ("false rejects", "false_reject_rate"),
+        ("threshold", "threshold"),
+    )
+    return ", ".join(f"{title} {metrics[name]:.4f}" for title, name in shown if name in metrics)

@@ -1,0 +1,140 @@
+"""Step ``export``: the trained detector as one proven ONNX file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stlm_core.config import LineConfig
+from stlm_core.data.images import read_image
+from stlm_core.data.manifest import Manifest, ManifestRow
+from stlm_core.errors import UserError
+from stlm_core.evaluation.operating_point import OperatingPoint
+from stlm_core.export.facts import ExportFacts, digest_of_test_split
+from stlm_core.export.latency import measure_latency
+from stlm_core.export.model_card import model_card
+from stlm_core.export.onnx_graph import export_onnx
+from stlm_core.export.parity import ParityImage, passes, prove_parity
+from stlm_core.files import sha256_file, write_bytes_atomic, write_json_atomic
+from stlm_core.models.detector import Detector, ShippedDetector, load_detector
+from stlm_core.progress import progress
+from stlm_core.runtime.model import DetectorSession
+from stlm_core.steps.contract import StepResult, code_version, run_step
+from stlm_core.steps.workspace import Workspace
+
+SECTIONS = ("data", "evaluate", "export")
+MODEL = "model.onnx"
+PARITY = "parity.json"
+LATENCY = "latency.json"
+CARD = "model_card.md"
+
+
+def export(
+    config: LineConfig, workspace: Workspace, *, force: bool = False, git_revision: str | None = None
+) -> StepResult:
+    """Write ``model.onnx``, ``parity.json``, ``latency.json`` and ``model_card.md``.
+
+    The model is written only after its proof has passed. ``git_revision`` is recorded in the file when it is made; it
+    is no input of the step, so a new commit that changes nothing else makes no new file. ``latency.json`` (and its
+    table in the card) is a measurement: it differs from run to run.
+
+    Raises:
+        UserError: an input is missing or damaged, or the line has no image to prove the export on.
+        StlmError: the graph cannot be exported, or the proof failed.
+    """
+    inputs = {
+        "detector": workspace.need("train-fa", "detector.safetensors"),
+        "operating_point": workspace.need("evaluate", "operating_point.json"),
+        "metrics": workspace.need("evaluate", "metrics.json"),
+        "manifest": workspace.need("validate", "manifest.parquet"),
+    }
+
+    def work(folder: Path) -> str:
+        manifest = Manifest.read(inputs["manifest"], config.resolve(config.data.path))
+        detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source)
+        facts = _facts(config, inputs, manifest, detector, git_revision or "")
+        point = facts.operating_point
+        shipped = ShippedDetector(detector, point.raw_threshold, point.scale).eval()
+        images = _parity_images(config, manifest)
+        settings = config.export
+        with progress("export", 1 + passes(len(images)) + settings.latency_runs) as shown:
+            content = export_onnx(shipped, facts.metadata(), opset=settings.opset)
+            shown.advance(note="proof")
+            session = DetectorSession(content, name=MODEL)
+            parity = prove_parity(shipped, session, images, settings.tolerance, on_batch=shown.advance)
+            parity.require()
+            shown.advance(0, note="latency")
+            latency = measure_latency(session, images[0].pixels, settings.latency_runs, on_run=shown.advance)
+        write_json_atomic(folder / PARITY, parity.to_dict())
+        write_json_atomic(folder / LATENCY, latency.to_dict())
+        write_bytes_atomic(folder / CARD, model_card(facts, parity, latency).encode())
+        write_bytes_atomic(folder / MODEL, content)
+        difference = max(parity.max_abs_score, parity.max_abs_map)
+        return (
+            f"{MODEL} {latency.size_mb:.1f} MB, equal to torch within {difference:.1e}, "
+            f"{latency.p50_ms:.0f} ms an image ({latency.cores} cores)"
+        )
+
+    return run_step("export", config, SECTIONS, inputs, workspace.folder("export"), work, force=force)
+
+
+def _facts(
+    config: LineConfig, inputs: dict[str, Path], manifest: Manifest, detector: Detector, git_revision: str
+) -> ExportFacts:
+    metrics = {
+        name: value
+        for name, value in _read_json(inputs["metrics"]).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return ExportFacts(
+        line=config.name,
+        profile=config.profile,
+        detector=detector.facts,
+        detector_sha256=sha256_file(inputs["detector"]),
+        top_pixels=detector.top_pixels,
+        map_source=detector.map_source,
+        operating_point=OperatingPoint.from_dict(_read_json(inputs["operating_point"])),
+        metrics=metrics,
+        dataset_sha256=manifest.digest(),
+        test_sha256=digest_of_test_split(manifest),
+        images={split: len(manifest.split(split)) for split in ("train", "validation", "calibration", "test")},
+        data_license=config.data.license,
+        code_version=code_version(),
+        git_revision=git_revision,
+    )
+
+
+def _parity_images(config: LineConfig, manifest: Manifest) -> list[ParityImage]:
+    """Test images, good and defective in turn; held-back good images where the line has no test images.
+
+    Raises:
+        UserError: there are neither, or an image has changed since the manifest was made.
+    """
+    test = manifest.test()
+    ranked = [sorted((row for row in test if row.label == label), key=lambda row: row.sha256) for label in (0, 1)]
+    good, anomalous = ranked
+    shortest = min(len(good), len(anomalous))
+    rows: list[ManifestRow] = [row for pair in zip(good, anomalous, strict=False) for row in pair]
+    rows += good[shortest:] + anomalous[shortest:]
+    rows = rows or sorted(manifest.calibration(), key=lambda row: row.sha256)
+    if not rows:
+        raise UserError(f"line {config.name}: no test or calibration image to prove the export on")
+    images = []
+    for row in rows[: config.export.parity_images]:
+        path = manifest.image_path(row)
+        if sha256_file(path) != row.sha256:
+            raise UserError(f"{path}: has changed since the manifest was made; run `stlm validate` again")
+        pixels = read_image(path, config.data.max_pixels)
+        images.append(ParityImage(row.path, row.split, row.sha256, pixels))
+    return images
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}; run `stlm evaluate` again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; run `stlm evaluate` again")
+    return value

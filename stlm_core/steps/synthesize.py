@@ -1,0 +1,55 @@
+"""Step ``synthesize``: the bank of pseudo anomalies of a line's good training and validation images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stlm_core.config import LineConfig
+from stlm_core.data.manifest import Manifest
+from stlm_core.steps.contract import StepResult, run_step
+from stlm_core.steps.workspace import Workspace
+from stlm_core.synthesis.build import build_bank
+from stlm_core.synthesis.plan import SourceImage
+from stlm_core.synthesis.preview import write_preview
+from stlm_core.synthesis.textures import open_textures
+
+SECTIONS = ("image", "data", "synthesize")
+
+
+def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
+    """Write ``views.npy``, ``masks.npy``, ``index.parquet`` (:mod:`stlm_core.synthesis.bank`) and
+    ``figures/preview.png``.
+
+    Raises:
+        UserError: the manifest or a texture folder is missing, or an image or texture is unreadable.
+    """
+    settings = config.synthesize
+    root = config.resolve(config.data.path)
+    inputs = {"manifest": workspace.need("validate", "manifest.parquet")}
+    textures = None
+    if settings.textures is not None:
+        textures = inputs["textures"] = config.resolve(settings.textures)
+
+    def work(folder: Path) -> str:
+        bank = build_bank(
+            folder,
+            root,
+            _sources(Manifest.read(inputs["manifest"], root)),
+            open_textures(textures, config.image.size),
+            settings,
+            size=config.image.size,
+            max_pixels=config.data.max_pixels,
+        )
+        write_preview(bank, folder / "figures" / "preview.png")
+        anomalous = bank.index[bank.index["variant"] > 0]
+        return (
+            f"{len(bank)} views of {bank.index['path'].nunique()} images, {len(anomalous)} of them pseudo-anomalous "
+            f"(mean area {anomalous['mask_fraction'].mean():.1%})"
+        )
+
+    return run_step("synthesize", config, SECTIONS, inputs, workspace.folder("synthesize"), work, force=force)
+
+
+def _sources(manifest: Manifest) -> list[SourceImage]:
+    rows = (*manifest.train(), *manifest.validation())
+    return [SourceImage(row.path, row.sha256, row.split) for row in rows]

@@ -1,0 +1,79 @@
+"""What the two training steps share: the detector to start from, and the data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from stlm_core.cache.store import INDEX, FeatureCache
+from stlm_core.config import LineConfig
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_file, write_json_atomic
+from stlm_core.models.detector import Detector, DetectorFacts, MapSource
+from stlm_core.models.sam_checkpoint import build_sam_parts
+from stlm_core.seeding import derive_seed
+from stlm_core.steps.weights import weights_folder
+from stlm_core.steps.workspace import Workspace
+from stlm_core.synthesis.bank import Bank
+from stlm_core.teachers.registry import locate_weights, teacher_facts
+from stlm_core.training.loop import Outcome
+from stlm_core.training.pairs import TrainingPairs
+
+SELECTION_FILE = "selection.json"
+INPUT_SECTIONS = ("image", "synthesize", "teacher", "model")
+
+
+def training_inputs(config: LineConfig, workspace: Workspace) -> dict[str, Path]:
+    """Files whose content decides what a training step makes."""
+    return {
+        "bank": workspace.need("synthesize", "index.parquet"),
+        "cache": workspace.need("cache-teacher", INDEX),
+        "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
+    }
+
+
+def open_data(config: LineConfig, workspace: Workspace) -> tuple[Bank, TrainingPairs]:
+    """The bank and the training pairs over it, with every cached feature's checksum compared.
+
+    Raises:
+        UserError: bank or cache are missing, damaged, or do not belong together.
+    """
+    bank = Bank.open(workspace.folder("synthesize"))
+    cache = FeatureCache.open(workspace.folder("cache-teacher"), verify=True)
+    return bank, TrainingPairs(bank, cache, "train", config.synthesize.probability)
+
+
+def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detector:
+    """A detector whose streams start as ``model.init`` says; what starts at random follows from ``seed``.
+
+    Raises:
+        UserError: ``model.init`` asks for the weights of a teacher that is not a TinyViT.
+    """
+    source = config.teacher.name if config.model.init == "teacher" else config.model.init
+    facts = teacher_facts(config.teacher.name if source == "random" else source)
+    weights = locate_weights(config.teacher, weights_folder(config.root), config.root)
+    torch.manual_seed(derive_seed("detector", seed))
+    described = DetectorFacts(
+        size=config.image.size,
+        stem=config.model.stem,
+        normalisation=facts.normalisation,
+        teacher=config.teacher.name,
+        teacher_sha256=sha256_file(weights),
+    )
+    detector = Detector(described, config.evaluate.top_pixels, map_source)
+    if source == "random":
+        return detector
+    if facts.stem is None:
+        raise UserError(f"model.init: `{source}` is not a TinyViT; set model.init to lite_medsam, mobile_sam or random")
+    if source != config.teacher.name:
+        other = config.teacher.model_copy(update={"name": source, "weights": None, "weights_sha256": None})
+        weights = locate_weights(other, weights_folder(config.root), config.root)
+    detector.streams.start_from(*build_sam_parts(weights, facts.stem))
+    return detector
+
+
+def write_selection(folder: Path, outcome: Outcome) -> None:
+    """Record which step's weights were kept and why."""
+    write_json_atomic(folder / SELECTION_FILE, asdict(outcome))

@@ -1,0 +1,156 @@
+"""Rendering of the planned views into a bank, in parallel and in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from stlm_core.config import SynthesizeConfig
+from stlm_core.data.images import read_image, resize_to
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_file
+from stlm_core.progress import progress
+from stlm_core.synthesis.bank import INDEX, INDEX_COLUMNS, MASKS, VIEWS, ArrayWriter, Bank
+from stlm_core.synthesis.blend import pseudo_anomaly
+from stlm_core.synthesis.plan import PlannedImage, SourceImage, plan_views
+from stlm_core.synthesis.rotation import rotate
+from stlm_core.synthesis.textures import TextureSource
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class RenderedImage:
+    """All views of one image: (n, S, S, 3), their masks (n, S, S), and sha256 of each view's bytes."""
+
+    views: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.bool_]
+    digests: tuple[str, ...]
+
+
+def render(
+    plan: PlannedImage, original: npt.NDArray[np.uint8], textures: TextureSource, settings: SynthesizeConfig
+) -> RenderedImage:
+    """Draw the planned views of one image. ``original``: (S, S, 3), the image at the network's size."""
+    side = original.shape[0]
+    views = np.empty((len(plan.views), side, side, 3), np.uint8)
+    masks = np.zeros((len(plan.views), side, side), np.bool_)
+    first = plan.views[0].row
+    for slot, planned in enumerate(plan.views):
+        if planned.variant == 0:
+            views[slot] = rotate(original, planned.degrees)
+            continue
+        views[slot], masks[slot] = pseudo_anomaly(
+            views[planned.clean_view - first],
+            textures,
+            np.random.default_rng(planned.seed),
+            beta_max=settings.beta_max,
+            max_exponent=settings.perlin_max_exponent,
+            threshold=settings.perlin_threshold,
+        )
+    return RenderedImage(views, masks, tuple(hashlib.sha256(view.data).hexdigest() for view in views))
+
+
+def build_bank(
+    folder: Path,
+    root: Path,
+    sources: Sequence[SourceImage],
+    textures: TextureSource,
+    settings: SynthesizeConfig,
+    *,
+    size: int,
+    max_pixels: int,
+    workers: int | None = None,
+) -> Bank:
+    """Write the bank of ``sources`` (files under ``root``) into ``folder``, ``size`` pixels a side, and open it.
+
+    The result does not depend on ``workers`` (default: one thread a core; OpenCV and Pillow release the interpreter
+    lock). At most ``2 * workers`` images and their views are in memory at once, whatever the number of images.
+
+    Raises:
+        UserError: no image is given, one is unreadable or has changed since it was validated, or a texture is
+            unreadable.
+    """
+    plans = plan_views(sources, settings)
+    if not plans:
+        raise UserError(f"{root}: no good training or validation images; see the validate step's report")
+    workers = workers or len(os.sched_getaffinity(0))
+    total = sum(len(plan.views) for plan in plans)
+
+    def work(plan: PlannedImage) -> RenderedImage:
+        path = root / plan.source.path
+        if sha256_file(path) != plan.source.sha256:
+            raise UserError(f"{path}: has changed since it was validated; run `stlm validate` again")
+        return render(plan, resize_to(read_image(path, max_pixels), size), textures, settings)
+
+    rows: list[dict[str, object]] = []
+    with (
+        ArrayWriter(folder / VIEWS, (total, size, size, 3)) as views,
+        ArrayWriter(folder / MASKS, (total, size, (size + 7) // 8)) as masks,
+        _opencv_threads(1),
+        progress("synthesize", total) as shown,
+    ):
+        for plan, rendered in zip(plans, _ordered_map(work, plans, workers), strict=True):
+            views.append(rendered.views)
+            masks.append(np.packbits(rendered.masks, axis=-1))
+            rows.extend(_index_rows(plan, rendered))
+            shown.advance(len(plan.views))
+    index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(INDEX_COLUMNS)
+    index.to_parquet(folder / INDEX, index=False)
+    return Bank.open(folder)
+
+
+def _index_rows(plan: PlannedImage, rendered: RenderedImage) -> Iterator[dict[str, object]]:
+    for slot, planned in enumerate(plan.views):
+        yield {
+            "view": planned.row,
+            "image": plan.source.sha256,
+            "path": plan.source.path,
+            "split": plan.source.split,
+            "variant": planned.variant,
+            "clean_view": planned.clean_view,
+            "mask_fraction": float(rendered.masks[slot].mean()),
+            "seed": planned.seed,
+            "degrees": planned.degrees,
+            "view_sha256": rendered.digests[slot],
+        }
+
+
+def _ordered_map(function: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Iterator[_Out]:
+    """``map`` over a thread pool, in order, never more than two items a worker ahead of the consumer."""
+    waiting: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextmanager
+def _opencv_threads(count: int) -> Iterator[None]:
+    """OpenCV's own pool set to ``count`` threads inside the block: the images are what runs in parallel."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

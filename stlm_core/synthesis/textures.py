@@ -1,0 +1,146 @@
+"""Where the texture of a pseudo anomaly comes from, and how it is varied."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from stlm_core.data.images import IMAGE_SUFFIXES, read_image
+from stlm_core.errors import UserError
+from stlm_core.seeding import derive_rng
+from stlm_core.synthesis.procedural import FAMILIES, procedural_texture
+
+Texture = npt.NDArray[np.uint8]
+
+_CACHE_BYTES = 256 << 20
+_PER_FAMILY = 16
+
+
+class TextureSource(Protocol):
+    """A numbered set of textures; the same number is always the same texture. Safe to use from threads."""
+
+    def __len__(self) -> int: ...
+
+    def texture(self, number: int) -> Texture:
+        """uint8 RGB of shape (h, w, 3), any size; read-only."""
+        ...
+
+
+class _BoundedCache:
+    """Least recently used textures, at most ``_CACHE_BYTES`` of them."""
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[int, Texture] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, number: int, make: Callable[[int], Texture]) -> Texture:
+        with self._lock:
+            if number in self._items:
+                self._items.move_to_end(number)
+                return self._items[number]
+        made = make(number)
+        made.flags.writeable = False
+        with self._lock:
+            if number not in self._items:
+                self._items[number] = made
+                self._bytes += made.nbytes
+                while self._bytes > _CACHE_BYTES and len(self._items) > 1:
+                    self._bytes -= self._items.popitem(last=False)[1].nbytes
+        return made
+
+
+class FolderTextures:
+    """All images under ``folder``, DTD for example, read when first drawn and kept at most ``side`` pixels long.
+
+    Raises:
+        UserError: the folder is missing or holds no image; later, a drawn file is not a readable image.
+    """
+
+    def __init__(self, folder: Path, side: int) -> None:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: synthesize.textures is no folder; give one with images, or null")
+        self._files = sorted(
+            file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        )
+        if not self._files:
+            raise UserError(f"{folder}: synthesize.textures holds no image; give a folder with images, or null")
+        self._side = side
+        self._cache = _BoundedCache()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def texture(self, number: int) -> Texture:
+        return self._cache.get(number, self._read)
+
+    def _read(self, number: int) -> Texture:
+        image = read_image(self._files[number])
+        height, width = image.shape[:2]
+        shrink = self._side / min(height, width)
+        if shrink >= 1:
+            return np.ascontiguousarray(image)
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+class ProceduralTextures:
+    """The embedded set: 16 seeded members of each family of :mod:`stlm_core.synthesis.procedural`."""
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+        self._cache = _BoundedCache()
+
+    def __len__(self) -> int:
+        return _PER_FAMILY * len(FAMILIES)
+
+    def texture(self, number: int) -> Texture:
+        return self._cache.get(number, self._make)
+
+    def _make(self, number: int) -> Texture:
+        family = sorted(FAMILIES)[number % len(FAMILIES)]
+        return procedural_texture(family, derive_rng("procedural-texture", family, number), self._side)
+
+
+def open_textures(folder: Path | None, size: int) -> TextureSource:
+    """The textures of ``folder``, or the embedded procedural set for None, for images of ``size`` pixels a side."""
+    side = min(size, 512)
+    return ProceduralTextures(side) if folder is None else FolderTextures(folder, side)
+
+
+def draw_texture(source: TextureSource, rng: np.random.Generator, size: int) -> Texture:
+    """A random texture of ``source``, uint8 of shape (size, size, 3), varied in pose and colour.
+
+    Pose: mirrored, rotated by +-45 degrees, shifted, and scaled so that 0.6 to 1.4 of it spans the image (uncovered
+    parts by reflection). Colour: see :func:`vary_colour`.
+    """
+    texture = source.texture(int(rng.integers(len(source))))
+    height, width = texture.shape[:2]
+    scale = size / min(height, width) / rng.uniform(0.6, 1.4)
+    pose = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-45, 45), scale), np.float64)
+    pose[:, 2] += size / 2 - np.array([width / 2, height / 2]) + rng.uniform(-0.25, 0.25, 2) * size
+    if rng.random() < 0.5:
+        pose[0] = -pose[0]
+        pose[0, 2] += size
+    warped = cv2.warpAffine(texture, pose, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return vary_colour(np.asarray(warped, np.uint8), rng)
+
+
+def vary_colour(texture: Texture, rng: np.random.Generator) -> Texture:
+    """Random gamma, contrast, brightness and tint; sometimes inverted, sometimes grey. Same shape and dtype."""
+    if rng.random() < 0.25:
+        texture = np.asarray(cv2.cvtColor(cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
+    level = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.5, 0.5))  # (256,)
+    level = (level - 0.5) * rng.uniform(0.6, 1.4) + 0.5 + rng.uniform(-0.2, 0.2)
+    if rng.random() < 0.2:
+        level = 1 - level
+    curves = level[:, None] * rng.uniform(0.8, 1.2, size=3)  # (256, 3)
+    table = np.rint(np.clip(curves, 0, 1) * 255).astype(np.uint8)[None]  # (1, 256, 3)
+    return np.asarray(cv2.LUT(texture, table), np.uint8)

@@ -1,0 +1,1 @@
+"""Frozen teachers: images in, L2-normalised feature maps out."""

@@ -1,0 +1,187 @@
+"""The training loop both stages share: schedule, mixed precision, validation, selection, checkpoints, curve."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stlm_core.config import OptimiserConfig
+from stlm_core.errors import StlmError
+from stlm_core.files import write_bytes_atomic
+from stlm_core.progress import progress
+from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from stlm_core.training.optimisation import Autocast, autocast_dtype, schedule_factor, set_learning_rate
+
+CURVE = "curve.csv"
+SELECTION = "selection"  # the validation figure by which weights are chosen; larger is better
+_CURVE_POINTS_PER_VALIDATION = 5
+
+
+class Task(Protocol):
+    """What a stage trains.
+
+    ``module`` is everything whose weights are saved; ``losses`` gives named scalars, of which ``total`` is
+    minimised; ``validate`` gives named figures, of which ``selection`` chooses the weights.
+    """
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+
+    def train_mode(self) -> None: ...
+
+    def losses(self, step: int) -> dict[str, Tensor]: ...
+
+    def validate(self) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """``label`` for the progress display; counts are steps."""
+
+    label: str
+    steps: int
+    validate_every: int
+    checkpoint_every: int
+    autocast: Autocast
+    optimiser: OptimiserConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``best_step`` is where the kept weights come from; ``best`` their validation figures."""
+
+    best_step: int
+    best: dict[str, float]
+
+
+def run_loop(task: Task, settings: LoopSettings, folder: Path, device: torch.device) -> Outcome:
+    """Train ``task`` in ``folder``, leave the best weights in its module and ``curve.csv`` in the folder.
+
+    A checkpoint found in the folder is continued: on a CPU with the same thread count the final weights equal those
+    of an undisturbed run bit by bit. CUDA kernels without a deterministic form are allowed and warned about.
+
+    Raises:
+        StlmError: the loss is no longer finite.
+    """
+    dtype = autocast_dtype(settings.autocast, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    state = _State()
+    with _deterministic(device):
+        if (saved := load_checkpoint(folder)) is not None:
+            state.restore(saved, task, scaler)
+        with progress(settings.label, settings.steps, start=state.step) as shown:
+            while state.step < settings.steps:
+                losses = _train_step(task, settings, state.step, scaler, device, dtype)
+                state.step += 1
+                state.add(losses)
+                validates = state.step % settings.validate_every == 0 or state.step == settings.steps
+                if validates or state.step % max(1, settings.validate_every // _CURVE_POINTS_PER_VALIDATION) == 0:
+                    figures = task.validate() if validates else {}
+                    state.record(settings, figures, task.module)
+                if state.step % settings.checkpoint_every == 0 and state.step < settings.steps:
+                    save_checkpoint(folder, state.dump(task, scaler))
+                shown.advance(1, f"loss {losses['total']:.4f}")
+    task.module.load_state_dict(state.best_weights)
+    write_bytes_atomic(folder / CURVE, _as_csv(state.curve).encode())
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return Outcome(state.best_step, state.best)
+
+
+def _train_step(
+    task: Task,
+    settings: LoopSettings,
+    step: int,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, float]:
+    task.train_mode()
+    set_learning_rate(task.optimiser, schedule_factor(settings.optimiser, step, settings.steps))
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        losses = task.losses(step)
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    if not math.isfinite(values["total"]):
+        raise StlmError(f"{settings.label}: the loss is no longer finite at step {step}; lower the learning rate")
+    task.optimiser.zero_grad(set_to_none=True)
+    scaler.scale(losses["total"]).backward()
+    if settings.optimiser.clip_norm is not None:
+        scaler.unscale_(task.optimiser)
+        trained = (parameter for group in task.optimiser.param_groups for parameter in group["params"])
+        torch.nn.utils.clip_grad_norm_(trained, settings.optimiser.clip_norm)
+    scaler.step(task.optimiser)
+    scaler.update()
+    return values
+
+
+class _State:
+    """Everything a resumed run needs besides the weights."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.curve: list[dict[str, float]] = []
+        self.best_step = -1
+        self.best: dict[str, float] = {}
+        self.best_weights: dict[str, Tensor] = {}
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def record(self, settings: LoopSettings, figures: Mapping[str, float], module: nn.Module) -> None:
+        lr_factor = schedule_factor(settings.optimiser, self.step - 1, settings.steps)
+        means = {f"train_{name}": total / self.count for name, total in self.sums.items()}
+        shown = {f"validation_{name}": value for name, value in figures.items()}
+        self.curve.append({"step": float(self.step), "lr_factor": lr_factor, **means, **shown})
+        self.sums, self.count = {}, 0
+        if figures and (not self.best or figures[SELECTION] >= self.best[SELECTION]):
+            self.best_step, self.best = self.step, dict(figures)
+            self.best_weights = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
+
+    def dump(self, task: Task, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+        own = {key: getattr(self, key) for key in vars(self)}
+        return {
+            "state": own,
+            "weights": task.module.state_dict(),
+            "optimiser": task.optimiser.state_dict(),
+            "scaler": scaler.state_dict(),
+        }
+
+    def restore(self, saved: dict[str, Any], task: Task, scaler: torch.amp.GradScaler) -> None:
+        vars(self).update(saved["state"])
+        task.module.load_state_dict(saved["weights"])
+        task.optimiser.load_state_dict(saved["optimiser"])
+        scaler.load_state_dict(saved["scaler"])
+
+
+def _as_csv(curve: list[dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in curve for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.8g}" for name, value in row.items()} for row in curve)
+    return text.getvalue()
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only repeatable with a fixed workspace
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -1,0 +1,1 @@
+"""Pretrained weight files: the catalogue, the cache folder, and how a file gets there."""

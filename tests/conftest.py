@@ -1,0 +1,31 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's top folder."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def datasets_root() -> Path:
+    """Folder of the real inspection datasets; the test is skipped where it does not exist."""
+    root = Path(os.environ.get("STLM_DATASETS", REPOSITORY.parent / "shared" / "datasets"))
+    if not root.is_dir():
+        pytest.skip(f"real datasets not found at {root}; set STLM_DATASETS")
+    return root
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """Cache folder of pretrained weights (``stlm weights fetch`` fills it)."""
+    return Path(os.environ.get("STLM_WEIGHTS", REPOSITORY / ".stlm" / "weights"))

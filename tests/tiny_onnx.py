@@ -1,0 +1,41 @@
+"""A detector that is small enough to reason about: the anomaly map is the brightness, the score its maximum."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+METADATA = {
+    "stlm_format": "1",
+    "line": "tiny",
+    "threshold": "0.5",
+    "raw_threshold": "0.5",
+    "image_size": "64",
+    "dataset_sha256": "0" * 64,
+    "code_version": "0.0.0+test",
+}
+GRAPH = """
+<ir_version: 10, opset_import: ["": 20]>
+tiny (uint8[N,H,W,3] image) => (float[N] score, float[N,H,W] anomaly_map, bool[N] is_anomalous) {
+    values = Cast<to: int = 1>(image)
+    channel = Constant<value = int64[1] {3}>()
+    plane = Constant<value = int64[2] {1, 2}>()
+    white = Constant<value = float {255.0}>()
+    half = Constant<value = float {0.5}>()
+    grey = ReduceMean<keepdims = 0>(values, channel)
+    anomaly_map = Div(grey, white)
+    score = ReduceMax<keepdims = 0>(anomaly_map, plane)
+    is_anomalous = Greater(score, half)
+}
+"""
+
+
+def tiny_onnx(graph: str = GRAPH, **metadata: str | None) -> bytes:
+    """The file's bytes; keyword arguments change metadata, None removes an entry."""
+    model = onnx.parser.parse_model(graph)
+    onnx.checker.check_model(model)
+    for key, value in {**METADATA, **metadata}.items():
+        if value is not None:
+            model.metadata_props.add(key=key, value=value)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

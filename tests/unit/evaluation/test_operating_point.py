@@ -1,0 +1,135 @@
+"""The operating point: coverage, edge cases, calibration."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from stlm_core.errors import UserError
+from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point, images_needed
+
+
+@pytest.mark.parametrize(("n", "budget"), [(19, 0.05), (40, 0.05), (100, 0.1), (8, 0.05), (1, 0.5)])
+def test_guarantee_and_confidence_hold_in_simulation(n: int, budget: float) -> None:
+    rng = np.random.default_rng(11)
+    # Uniform scores: the true false-reject rate of a threshold t is 1 - t.
+    points = [fit_operating_point(rng.random(n), budget) for _ in range(4000)]
+    rates = np.array([1 - point.raw_threshold for point in points])
+    spread = 4 / np.sqrt(len(rates))
+    assert rates.mean() == pytest.approx(points[0].guaranteed_false_reject, abs=spread * rates.std())
+    assert np.mean(rates <= budget) == pytest.approx(points[0].confidence, abs=spread / 2)
+
+
+@pytest.mark.parametrize(
+    ("n", "budget", "rank"), [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (99, 0.01, 99), (999, 0.001, 999)]
+)
+def test_rank_is_exact_where_binary_fractions_round_up(n: int, budget: float, rank: int) -> None:
+    scores = (np.arange(n) + 1) / (n + 2)
+    point = fit_operating_point(scores, budget)
+    assert point.raw_threshold == np.float32(scores[rank - 1])
+    assert point.guaranteed_false_reject == pytest.approx((n + 1 - rank) / (n + 1))
+    assert point.certified
+
+
+@pytest.mark.parametrize(("n", "budget"), [(1, 0.05), (5, 0.1), (40, 0.05), (200, 0.02)])
+def test_confidence_is_the_beta_law(n: int, budget: float) -> None:
+    point = fit_operating_point(np.linspace(0.1, 0.6, n), budget)
+    exceeding = round(point.guaranteed_false_reject * (n + 1))
+    assert point.confidence == pytest.approx(stats.beta.cdf(budget, exceeding, n + 1 - exceeding), abs=1e-9)
+
+
+def test_too_few_images_are_reported_as_such() -> None:
+    point = fit_operating_point([0.2, 0.3, 0.4], 0.05)
+    assert point.raw_threshold == np.float32(0.4)
+    assert point.guaranteed_false_reject == 0.25
+    assert not point.certified
+    told = point.explain()
+    assert "too few images to certify" in told
+    assert "25.0%" in told
+    assert "At least 19 held-back good images" in told
+
+
+def test_enough_images_are_explained() -> None:
+    told = fit_operating_point(np.linspace(0.1, 0.5, 40), 0.05).explain()
+    assert "40 held-back good images" in told
+    assert "at most 4.9%" in told
+    assert "too few" not in told
+
+
+@given(st.floats(1e-6, 0.9))
+def test_images_needed_is_the_smallest_number_that_certifies(budget: float) -> None:
+    needed = images_needed(budget)
+    assert (needed + 1) * budget >= 1 - 1e-9
+    assert needed * budget < 1 + 1e-9
+
+
+def test_one_image_and_a_tiny_budget() -> None:
+    point = fit_operating_point([0.25], 1e-9)
+    assert point.raw_threshold == 0.25
+    assert point.guaranteed_false_reject == 0.5
+    assert point.confidence == pytest.approx(1e-9, rel=1e-3)
+    assert point.scale == 1.0
+    assert "At least 999999999" in point.explain()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.3, 1.0])
+def test_equal_scores_reject_nothing_like_them(value: float) -> None:
+    point = fit_operating_point([value] * 30, 0.05)
+    assert not point.is_anomalous([value]).any()
+    assert point.calibrate([value])[0] == np.float32(0.5)
+
+
+def test_ties_never_raise_the_false_rejects() -> None:
+    scores = np.array([0.1] * 10 + [0.2] * 30)
+    point = fit_operating_point(scores, 0.3)
+    assert point.raw_threshold == np.float32(0.2)
+    assert point.is_anomalous(scores).sum() == 0
+
+
+raw_scores = st.floats(0, 1, width=32)
+
+
+@given(st.lists(raw_scores, min_size=1, max_size=40), st.lists(raw_scores, min_size=1, max_size=40))
+def test_calibration_is_monotone_and_decides_as_the_threshold(good: list[float], new: list[float]) -> None:
+    point = fit_operating_point(good, 0.1)
+    neighbours = np.nextafter(np.float32(point.raw_threshold), np.float32([0, 1])).clip(0, 1)
+    raw = np.sort(np.concatenate([np.float32(new), neighbours, np.float32([point.raw_threshold, 0, 1])]))
+    calibrated = point.calibrate(raw)
+    assert calibrated.dtype == np.float32
+    assert (np.diff(calibrated) >= 0).all()
+    assert ((calibrated >= 0) & (calibrated <= 1)).all()
+    np.testing.assert_array_equal(calibrated > 0.5, raw > np.float32(point.raw_threshold))
+    np.testing.assert_array_equal(calibrated > 0.5, point.is_anomalous(raw))
+
+
+def test_the_median_good_image_reads_a_tenth() -> None:
+    good = np.linspace(0.1, 0.4, 101)
+    point = fit_operating_point(good, 0.05)
+    assert point.calibrate([np.median(good)])[0] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_round_trip_through_json_is_exact() -> None:
+    point = fit_operating_point(np.random.default_rng(0).random(37), 0.07)
+    assert OperatingPoint.from_dict(json.loads(json.dumps(point.to_dict()))) == point
+
+
+@pytest.mark.parametrize(
+    "change", [{"scale": -1.0}, {"budget": "x"}, {"raw_threshold": float("nan")}, {"raw_threshold": 2}, {"more": 1}]
+)
+def test_damaged_values_are_refused(change: dict[str, object]) -> None:
+    values = fit_operating_point([0.1, 0.2], 0.1).to_dict()
+    with pytest.raises(UserError, match="operating point"):
+        OperatingPoint.from_dict({**values, **change})
+
+
+@pytest.mark.parametrize(
+    ("scores", "budget"), [([], 0.05), ([0.1, np.nan], 0.05), ([1.2], 0.05), ([-0.1], 0.05), ([0.1], 0.0), ([0.1], 1.0)]
+)
+def test_bad_input_is_refused(scores: list[float], budget: float) -> None:
+    with pytest.raises(ValueError, match=r"good image|budget"):
+        fit_operating_point(scores, budget)

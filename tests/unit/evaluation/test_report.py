@@ -1,0 +1,160 @@
+"""Figures, verdicts and the report."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stlm_core.evaluation.evaluate import Evaluation, evaluate_predictions
+from stlm_core.evaluation.figures import DARK, contact_sheet, score_histogram, to_png
+from stlm_core.evaluation.operating_point import fit_operating_point
+from stlm_core.evaluation.predictions import Prediction
+from stlm_core.evaluation.report import render_report
+from stlm_core.evaluation.verdict import verdicts
+
+POINT = fit_operating_point(np.linspace(0.05, 0.4, 40), 0.05)
+HELD_BACK = POINT.calibrate(np.linspace(0.05, 0.4, 40)).astype(np.float64)
+HOSTILE = "<script>alert(1)</script>"
+
+
+def prediction(number: int, defect_type: str, masked: bool = True) -> Prediction:
+    rng = np.random.default_rng([number, len(defect_type)])
+    mask = np.zeros((24, 24), dtype=bool)
+    mask[4:12, 6 + number % 4 : 14] = True
+    anomaly_map = (rng.random((24, 24)) * 0.3).astype(np.float32)
+    if defect_type != "good":
+        anomaly_map[mask] += 0.2 + 0.1 * (number % 5)
+    return Prediction(
+        f"test/{defect_type}/{number}.png",
+        int(defect_type != "good"),
+        defect_type,
+        float(np.sort(anomaly_map.ravel())[-30:].mean()),
+        anomaly_map,
+        mask if masked and defect_type != "good" else None,
+        rng.integers(0, 256, (24, 24, 3), dtype=np.uint8),
+    )
+
+
+def evaluated(good: int = 10, defects: int = 8, masked: bool = True, name: str = "scratch") -> Evaluation:
+    predictions = [prediction(n, "good") for n in range(good)] + [prediction(n, name, masked) for n in range(defects)]
+    return evaluate_predictions(predictions, POINT, report_images=6)
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; complains about tags that do not close."""
+
+    VOID = frozenset({"meta", "img", "source", "br", "link", "input"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def render(evaluation: Evaluation) -> Page:
+    return Page(render_report("bottle", evaluation, POINT, HELD_BACK, {"Teacher": "lite_medsam"}))
+
+
+def test_report_is_one_file_without_scripts_or_outside_addresses() -> None:
+    page = render(evaluated())
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object"}
+    for _, attributes in page.tags:
+        for name in ("src", "srcset", "href"):
+            assert (attributes.get(name) or "data:image/").startswith("data:image/")
+    assert len([tag for tag, _ in page.tags if tag == "img"]) >= 3 + 4 * 6
+
+
+def test_report_says_the_essentials_in_words() -> None:
+    evaluation = evaluated()
+    text = re.sub(r"\s+", " ", render(evaluation).text)
+    assert "Of 1000 good parts about" in text
+    assert "Of 100 defective parts like those tested" in text
+    assert POINT.explain() in text
+    assert "missed defect" in text
+    assert "AUPRO" in text
+    assert "lite_medsam" in text
+    assert "scratch" in text
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "told"),
+    [
+        (evaluated(0, 0), "no test images"),
+        (evaluated(defects=0), "no defective test image"),
+        (evaluated(good=0), "there is no good test image"),
+        (evaluated(masked=False), "no masks to compare"),
+    ],
+)
+def test_report_works_without_images_defects_or_masks(evaluation: Evaluation, told: str) -> None:
+    assert told in re.sub(r"\s+", " ", render(evaluation).text)
+
+
+def test_names_from_the_data_cannot_inject_markup() -> None:
+    page = render(evaluated(name=HOSTILE))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert HOSTILE in page.text
+
+
+def test_same_evaluation_gives_the_same_bytes() -> None:
+    first = render_report("bottle", evaluated(), POINT, HELD_BACK, {})
+    assert first == render_report("bottle", evaluated(), POINT, HELD_BACK, {})
+
+
+def test_figures_draw_off_the_main_thread_and_with_nothing_to_show() -> None:
+    drawn: list[bytes] = []
+
+    def draw() -> None:
+        nothing = np.zeros(0)
+        drawn.append(to_png(score_histogram(nothing, nothing, HELD_BACK, DARK)))
+        drawn.append(to_png(contact_sheet([], 0.3)))
+        drawn.append(to_png(contact_sheet(evaluated().examples[:3], 0.3)))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    sizes = [Image.open(io.BytesIO(content)).size for content in drawn]
+    assert len(sizes) == 3
+    assert sizes[2][1] > sizes[1][1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "low", "tone", "told"),
+    [
+        (0.02, 0.005, "good", "about 20 would be rejected"),
+        (0.1, 0.02, "warn", "within what chance allows"),
+        (0.4, 0.3, "bad", "More than chance explains"),
+    ],
+)
+def test_false_rejects_are_judged_against_budget_and_chance(rate: float, low: float, tone: str, told: str) -> None:
+    metrics = {
+        "false_reject_rate": rate,
+        "false_reject_rate_low": low,
+        "false_reject_rate_high": 0.6,
+        "test_good": 50,
+    }
+    rejected, found, located = verdicts(metrics, POINT)
+    assert rejected.tone == tone
+    assert told in rejected.sentence
+    assert (found.value, located.value) == ("unknown", "unknown")

@@ -1,0 +1,103 @@
+"""The step: manifest in, bank and preview out, rerun only when something it reads has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from stlm_core.config import LineConfig, load_line
+from stlm_core.data.manifest import Manifest, ManifestRow
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_file
+from stlm_core.steps.synthesize import synthesize
+from stlm_core.steps.workspace import Workspace
+from stlm_core.synthesis.bank import Bank
+
+from .conftest import part_image
+
+
+def configure(root: Path, data: Path, **settings: object) -> LineConfig:
+    line = {"profile": "cpu", "image": {"size": 64}, "data": {"path": str(data)}, "synthesize": settings}
+    tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {"discs": line}}
+    (root / "params.yaml").write_text(yaml.safe_dump(tree))
+    return load_line(root / "params.yaml", "discs")
+
+
+def manifest_row(root: Path, path: Path, split: str) -> ManifestRow:
+    with Image.open(path) as image:
+        width, height, mode = *image.size, image.mode
+    name, size = path.relative_to(root).as_posix(), path.stat().st_size
+    return ManifestRow(name, split, 0, "good", "", "", sha256_file(path), size, width, height, mode or "RGB")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """Five validated images: two of train, one of each other split."""
+    data = tmp_path / "discs"
+    data.mkdir()
+    rows = []
+    for number, split in enumerate(("train", "validation", "calibration", "test", "train")):
+        Image.fromarray(part_image(number)).save(data / f"{number}.png")
+        rows.append(manifest_row(data, data / f"{number}.png", split))
+    workspace = Workspace(tmp_path / "outputs", "discs")
+    Manifest(data, tuple(rows)).write(workspace.folder("validate") / "manifest.parquet")
+    return workspace
+
+
+def test_only_training_and_validation_images_get_variants(tmp_path: Path, workspace: Workspace) -> None:
+    result = synthesize(configure(tmp_path, tmp_path / "discs", variants=2), workspace)
+    bank = Bank.open(workspace.folder("synthesize"))
+    assert bank.index.groupby("path")["split"].first().to_dict() == {
+        "0.png": "train",
+        "1.png": "validation",
+        "4.png": "train",
+    }
+    assert result.summary.startswith("9 views of 3 images, 6 of them pseudo-anomalous")
+    assert (result.folder / "figures" / "preview.png").is_file()
+
+
+def test_reruns_only_for_what_it_reads(tmp_path: Path, workspace: Workspace) -> None:
+    textures = tmp_path / "textures"
+    textures.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(textures / "a.png")
+
+    def run(**settings: object) -> bool:
+        return synthesize(configure(tmp_path, tmp_path / "discs", textures="textures", **settings), workspace).reused
+
+    assert not run()
+    assert run()
+    assert not run(seed=1)
+    assert run(seed=1)
+    Image.fromarray(255 - noise).save(textures / "a.png")
+    assert not run(seed=1)
+
+
+def test_missing_inputs_are_named(tmp_path: Path, workspace: Workspace) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        synthesize(configure(tmp_path, tmp_path / "discs", textures="nowhere"), workspace)
+    empty = Workspace(tmp_path / "other", "discs")
+    with pytest.raises(UserError, match="stlm validate --line discs"):
+        synthesize(configure(tmp_path, tmp_path / "discs"), empty)
+
+
+@pytest.mark.parametrize("textures", [None, "dtd_textures"])
+def test_real_bottles(tmp_path: Path, datasets_root: Path, textures: str | None) -> None:
+    data = datasets_root / "mvtec_ad" / "bottle"
+    images = sorted((data / "train" / "good").iterdir())[:6]
+    workspace = Workspace(tmp_path / "outputs", "discs")
+    rows = tuple(manifest_row(data, path, "train") for path in images)
+    Manifest(data, rows).write(workspace.folder("validate") / "manifest.parquet")
+    folder = None if textures is None else str(datasets_root / textures)
+    synthesize(configure(tmp_path, data, textures=folder, variants=4), workspace)
+    bank = Bank.open(workspace.folder("synthesize"))
+    pseudo = bank.index[bank.index["variant"] > 0]
+    views, masks = bank.views(pseudo["view"]), bank.masks(pseudo["view"])
+    change = np.abs(views.astype(int) - bank.views(pseudo["clean_view"])).max(axis=-1)
+    assert (change[~masks] == 0).all()
+    assert change[masks].mean() > 15
+    assert 0.005 < pseudo["mask_fraction"].mean() < 0.2

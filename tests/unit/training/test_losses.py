@@ -1,0 +1,47 @@
+"""Closed forms of the losses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from stlm_core.models.two_stream import StreamFeatures
+from stlm_core.training.losses import aggregation_loss, distillation_loss, focal_loss, mask_to_grid
+
+
+def unit(*values: float) -> torch.Tensor:
+    return torch.tensor(values).view(1, len(values), 1, 1)
+
+
+def test_distillation_loss_is_zero_on_agreement_and_eight_on_opposition():
+    a, b = unit(1.0, 0.0), unit(0.0, 1.0)
+    observed, clean = torch.stack([a, b], 1), torch.stack([b, a], 1)  # (1, maps, 2, 1, 1)
+    assert distillation_loss(StreamFeatures([a, b], [b, a]), observed, clean).item() == 0.0
+    assert distillation_loss(StreamFeatures([-a, -b], [-b, -a]), observed, clean).item() == 8.0
+    # Only the denoising stream's first map is off by a right angle.
+    assert distillation_loss(StreamFeatures([a, b], [a, a]), observed, clean).item() == 1.0
+
+
+@pytest.mark.parametrize(("logit", "target", "gamma"), [(0.0, 1.0, 4.0), (2.0, 0.0, 4.0), (-1.5, 1.0, 2.0), (3.0, 1.0, 0.0)])
+def test_focal_loss_is_its_formula(logit, target, gamma):
+    p = 1 / (1 + math.exp(-logit))
+    p_true = p if target == 1 else 1 - p
+    expected = -((1 - p_true) ** gamma) * math.log(p_true)
+    loss = focal_loss(torch.full((1, 1, 1), logit), torch.full((1, 1, 1), target), gamma)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_aggregation_loss_adds_weighted_l1():
+    logits, target = torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
+    without = aggregation_loss(logits, target, 4.0, 0.0)
+    assert aggregation_loss(logits, target, 4.0, 3.0).item() == pytest.approx(without.item() + 3 * 0.5)
+
+
+def test_a_grid_cell_is_anomalous_when_half_of_it_is():
+    mask = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    mask[0, :16, :16] = 1
+    mask[0, 16:18, 16:18] = 1
+    grid = mask_to_grid(mask, 2, 2)
+    assert grid.tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
