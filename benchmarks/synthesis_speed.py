@@ -57,7 +57,7 @@ def reference_anomaly(clean: np.ndarray, textures: TextureSource, rng: np.random
 
 
 def images_per_second(work: Callable[[np.random.Generator], object], images: int, rounds: int = 5) -> float:
-    """Median over ``rounds`` of ``images`` calls per second of processor time, so that a busy machine does not count."""
+    """Median rate of ``rounds`` times ``images`` calls, per second of processor time: a busy machine does not count."""
     rates = []
     for number in range(rounds + 1):
         rng = np.random.default_rng(number)

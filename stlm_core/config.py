@@ -52,8 +52,9 @@ class DataConfig(Section):
     """Where a line's images are and how the good training images are divided.
 
     ``path`` is relative to the folder of ``params.yaml`` unless absolute. ``group_pattern`` is a regular
-    expression with one capture group that finds the physical part in a file name; images of one part never
-    fall on two sides of a split.
+    expression with one capture group that finds the physical part in a file name; ``group_file`` is a CSV
+    file with the columns ``path`` and ``group`` that names it for every image. Images of one part never fall on
+    two sides of a split.
     """
 
     path: str
@@ -61,6 +62,7 @@ class DataConfig(Section):
     validation_fraction: Fraction = Field(0.10, ge=0, lt=0.5)
     calibration_fraction: Fraction = Field(0.20, gt=0, lt=0.5)
     group_pattern: str | None = None
+    group_file: str | None = None
     license: str = "unknown"
     max_pixels: int = Field(100_000_000, ge=1)
     seed: int = 0
@@ -74,6 +76,8 @@ class DataConfig(Section):
                 raise ValueError(f"group_pattern is not a regular expression: {error}") from None
             if groups != 1:
                 raise ValueError("group_pattern needs exactly one capture group")
+            if self.group_file is not None:
+                raise ValueError("give group_pattern or group_file, not both")
         return self
 
 
@@ -129,10 +133,12 @@ class ModelConfig(Section):
 
     ``init``: where the streams and the decoder start: the teacher's own weights (a TinyViT teacher only), those of a named
     TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with the teacher's decoder where it has one.
+    ``centre_features`` compares features relative to the teacher's mean over the line's good images (beyond the paper).
     """
 
     stem: Literal["conv3x3", "conv1x1"] = "conv3x3"
     init: Literal["teacher", "lite_medsam", "mobile_sam", "random"] = "teacher"
+    centre_features: bool = True
 
 
 class OptimiserConfig(Section):
@@ -272,7 +278,7 @@ def load_params(params: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{params}: cannot be read: {error}") from None
     try:
-        tree = yaml.safe_load(text)
+        tree: dict[str, Any] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""

@@ -41,5 +41,5 @@ def open_line(
         step, found, folder = given.partition("=")
         if not found or step not in STEPS or not folder:
             raise UserError(f"--input {given}: must be STEP=FOLDER with a step of {', '.join(STEPS)}")
-        overrides[step] = Path(folder)
-    return load_line(params, line), Workspace(outputs, line, overrides)
+        overrides[step] = Path(folder).resolve()
+    return load_line(params, line), Workspace(outputs.resolve(), line, overrides)

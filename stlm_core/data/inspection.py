@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from stlm_core.config import LineConfig
 from stlm_core.data.adapters import Record, find_adapter
+from stlm_core.data.groups import GroupFinder, group_finder
 from stlm_core.data.images import probe_image, read_mask
 from stlm_core.data.splits import assign_splits
 from stlm_core.errors import UserError
@@ -67,11 +67,10 @@ def inspect_line(config: LineConfig) -> Inspection:
     data = config.data
     root = config.resolve(data.path)
     scan = find_adapter(data.format).scan(root)
+    group_of = group_finder(config)
 
     def inspect(record: Record) -> Inspected:
-        return _inspect(
-            root, record, pattern=data.group_pattern, masks=config.validate_.require_masks, max_pixels=data.max_pixels
-        )
+        return _inspect(root, record, group_of, masks=config.validate_.require_masks, max_pixels=data.max_pixels)
 
     found = _parallel(inspect, scan.records)
     rows = list(track(found, f"{config.name}: reading images", len(scan.records)))
@@ -102,18 +101,17 @@ def _parallel(function: Callable[[Item], Found], items: Sequence[Item]) -> Itera
             yield from pool.map(function, batch)
 
 
-def _inspect(root: Path, record: Record, *, pattern: str | None, masks: bool, max_pixels: int) -> Inspected:
+def _inspect(root: Path, record: Record, group_of: GroupFinder, *, masks: bool, max_pixels: int) -> Inspected:
     row = Inspected(
         record.path, record.split, record.label, record.defect_type, record.mask_path, "", problem=record.problem
     )
     if row.problem:
         return row
     path = root / record.path
-    if pattern is not None:
-        match = re.search(pattern, PurePosixPath(record.path).name)
-        if match is None or not match.group(1):
-            return replace(row, problem="`data.group_pattern` finds no group in the file name")
-        row = replace(row, group=match.group(1))
+    group = group_of(record.path)
+    if group is None:
+        return replace(row, problem="`data.group_pattern` or `data.group_file` gives it no group")
+    row = replace(row, group=group)
     try:
         facts = probe_image(path, max_pixels)
     except UserError as error:

@@ -1,7 +1,7 @@
 """Examples for the contact sheet: a bounded number of thumbnails, worst misses first.
 
-Memory: thumbnails of at most 224 x 224 pixels (0.4 MB), at most twice ``limit`` of errors and a quarter of
-``limit`` (at least 2) of the right decisions of each defect type, whatever the number of images.
+Memory: thumbnails of at most 224 x 224 pixels (0.4 MB), at most ``limit`` misses, ``limit`` false rejects and 24
+right decisions of each defect type, whatever the number of images.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from stlm_core.evaluation.predictions import Prediction
 from stlm_core.seeding import derive_seed
 
 THUMBNAIL_SIDE = 224
+_SAMPLES_A_TYPE = 24
 
 Outcome = Literal["missed", "false_reject", "found", "passed"]
 
@@ -84,9 +85,7 @@ class ExampleCollector:
         elif outcome == "false_reject":
             self._false_rejects.offer(-prediction.raw_score, prediction.path, make)
         else:
-            sample = self._right.setdefault(
-                (outcome, prediction.defect_type), _Best(min(self.limit, max(2, self.limit // 4)))
-            )
+            sample = self._right.setdefault((outcome, prediction.defect_type), _Best(min(self.limit, _SAMPLES_A_TYPE)))
             # A fixed pseudo-random order, so that the sample is neither the easiest nor the hardest.
             sample.offer(float(derive_seed(prediction.path)), prediction.path, make)
 

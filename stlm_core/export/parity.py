@@ -170,7 +170,7 @@ def _resized(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArra
     height, width = size
     if pixels.shape[:2] == size:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _compare(model: nn.Module, session: DetectorSession, pixels: npt.NDArray[np.uint8], tolerance: float) -> ParityCase:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -110,9 +111,10 @@ def validate_inspection(inspection: Inspection, config: LineConfig, docs: Path) 
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["path"]},
         )
     )
-    run = checkpoint.run(batch_parameters={"dataframe": frame})
+    run = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name=config.name))
     context.build_data_docs(site_names=[_SITE])
     _make_self_contained(docs)
+    _write_index(docs, config.name)
     (outcome,) = run.run_results.values()
     results: dict[str, Any] = {}
     for result in outcome.results:
@@ -249,13 +251,17 @@ def _result(rule: _Rule, result: Any, frame: pd.DataFrame) -> RuleResult:
         return RuleResult(rule.name, rule.asks, success=True)
     column = rule.arguments["column"]
     found = result.result.get("unexpected_index_list") or []
-    at_fault = [f"{entry['path']} ({entry[column]})" for entry in found] or rule.at_fault(frame)
+    at_fault = [f"{entry['path']} ({_shown(entry[column])})" for entry in found] or rule.at_fault(frame)
     files = tuple(html.unescape(file) for file in at_fault)
     if files:
         reason = f"{len(files)} image{'s' if len(files) > 1 else ''}: {name_files(files)}"
     else:
         reason = f"there {'is' if result.result['observed_value'] == 1 else 'are'} {result.result['observed_value']}"
     return RuleResult(rule.name, rule.asks, success=False, reason=reason, files=files)
+
+
+def _shown(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g} pixels"
 
 
 def _add_site(context: EphemeralDataContext, docs: Path) -> None:
@@ -279,3 +285,14 @@ def _make_self_contained(docs: Path) -> None:
         text = re.sub(r"<(script|style|footer)\b.*?</\1>", "", text, flags=re.DOTALL | re.IGNORECASE)
         text = re.sub(r"<(link|img)\b[^>]*>", "", text, flags=re.IGNORECASE)
         page.write_text(text.replace("</head>", f"{_STYLE}\n</head>", 1), encoding="utf-8")
+
+
+def _write_index(docs: Path, line: str) -> None:
+    """The package's own index builds its tables with scripts from elsewhere; plain links do the same."""
+    pages = sorted(page.relative_to(docs).as_posix() for page in docs.rglob("*.html") if page.parent != docs)
+    names = {"validations": "Result of the validation", "expectations": "The rules"}
+    links = "".join(
+        f'<li><a href="{quote(page)}">{names.get(page.split("/")[0], page)}</a></li>' for page in reversed(pages)
+    )
+    text = f"<title>{line}</title>{_STYLE}</head><body><h1>Images of line {line}</h1><ul>{links}</ul></body></html>"
+    (docs / "index.html").write_text(f'<!DOCTYPE html><html><head><meta charset="utf-8">{text}\n', encoding="utf-8")

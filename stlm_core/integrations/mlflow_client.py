@@ -98,9 +98,10 @@ def _probe(client: MlflowClient, uri: str) -> None:
         with _environment(_PROBE, keep=False):
             client.search_experiments(max_results=1)
     except MlflowException as error:
+        told = without_credentials(first_line(error))
         raise UserError(
-            f"MLflow at {without_credentials(uri)} does not answer: {without_credentials(first_line(error))}; start the "
-            f"server or change {URI_VARIABLE} (unset, a database beside params.yaml is used)"
+            f"MLflow at {without_credentials(uri)} does not answer: {told}; start the server or change {URI_VARIABLE} "
+            "(when it is not set, a database beside params.yaml is used)"
         ) from None
 
 

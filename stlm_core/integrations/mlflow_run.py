@@ -189,6 +189,7 @@ def _runs_of(tracking: Tracking, experiment_id: str, onnx_sha256: str) -> list[R
 
 
 def _whole(tracking: Tracking, run: Run) -> LoggedRun | None:
+    from mlflow.entities import LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
     model_id = run.data.tags.get(MODEL_TAG)
@@ -200,7 +201,9 @@ def _whole(tracking: Tracking, run: Run) -> LoggedRun | None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    return LoggedRun(run.info.run_id, run.info.experiment_id, model_id) if str(model.status) == "READY" else None
+    if model.status != LoggedModelStatus.READY:
+        return None
+    return LoggedRun(run.info.run_id, run.info.experiment_id, model_id)
 
 
 def _metrics(content: RunContent) -> Iterator[Metric]:
@@ -225,8 +228,8 @@ def read_curve(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
         with path.open(encoding="utf-8", newline="") as stream:
             for number, row in enumerate(csv.DictReader(stream), start=2):
                 try:
-                    step = int(row["step"])
-                except (KeyError, TypeError, ValueError):
+                    step = int(float(row["step"]))
+                except (KeyError, TypeError, ValueError, OverflowError):
                     raise UserError(f"{path}: line {number}: no whole number in a column `step`") from None
                 yield (
                     step,

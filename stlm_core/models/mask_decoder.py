@@ -39,7 +39,8 @@ class Attention(nn.Module):
 
 
 def _heads(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (_HEADS, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (_HEADS, -1))
+    return split.transpose(1, 2)
 
 
 class MlpBlock(nn.Module):
@@ -119,8 +120,8 @@ class PromptFreeDecoder(nn.Module):
         image = (embedding + self.no_mask_embed.weight[0, :, None, None]).flatten(2).transpose(1, 2)  # (N, h*w, C)
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])[None].expand(n, -1, -1)
         pe = self.position(h, w)[None].expand(n, -1, -1)
-        out = self.transformer(image, pe, tokens)
-        return out.transpose(1, 2).unflatten(2, (h, w))
+        out: Tensor = self.transformer(image, pe, tokens)
+        return out.transpose(1, 2).reshape(n, EMBED_DIM, h, w)
 
     def position(self, h: int, w: int) -> Tensor:
         """SAM's random Fourier features of the cell centres, (h*w, 256)."""

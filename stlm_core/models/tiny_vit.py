@@ -146,22 +146,25 @@ class Block(nn.Module):
         self.local_conv = ConvNorm(width, width, 3, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        h, w = x.shape[-2:]
         size = self.window
         x = x + self._attend(x, -h % size, -w % size)
         x = self.local_conv(x)
         tokens = x.permute(0, 2, 3, 1)  # (N, H, W, C)
-        return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        out: Tensor = (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
+        return out
 
     def _attend(self, x: Tensor, pad_h: int, pad_w: int) -> Tensor:
         n, c, h, w = x.shape
         size = self.window
-        tokens = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, pad_w, 0, pad_h))  # the published model pads with zeros, unmasked
+        # The published model pads with zeros and does not mask them.
+        tokens = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, pad_w, 0, pad_h))
         rows, columns = (h + pad_h) // size, (w + pad_w) // size
         tokens = tokens.view(n, rows, size, columns, size, c).transpose(2, 3)
         tokens = self.attn(tokens.reshape(n * rows * columns, size * size, c))
         tokens = tokens.view(n, rows, columns, size, size, c).transpose(2, 3).reshape(n, h + pad_h, w + pad_w, c)
-        return tokens[:, :h, :w].permute(0, 3, 1, 2)
+        out: Tensor = tokens[:, :h, :w].permute(0, 3, 1, 2)
+        return out
 
 
 class Stage(nn.Module):

@@ -111,7 +111,8 @@ def _with_keys(paths: list[Path]) -> list[Source]:
 
 def _free_key(folder: PurePosixPath, path: Path, taken: set[str]) -> PurePosixPath:
     """``part``, else ``part_png`` (part.jpg came first), else ``part_png_2``; case does not tell files apart."""
-    names = [path.stem, f"{path.stem}_{path.suffix.lstrip('.')}"]
+    stem = path.stem if path.stem.strip(".") else path.name.replace(".", "_")  # the stem of "...a" is ".."
+    names = [stem, f"{stem}_{path.suffix.lstrip('.')}"]
     for name in names:
         if str(folder / name).casefold() not in taken:
             return folder / name

@@ -28,7 +28,10 @@ def distill(config: LineConfig, workspace: Workspace, *, force: bool = False) ->
     def work(partial: Path) -> str:
         device = pick_device()
         bank, pairs = open_data(config, workspace)
-        detector = new_detector(config, "tlm", seed=config.distill.seed).to(device)
+        detector = new_detector(config, "tlm", seed=config.distill.seed)
+        if config.model.centre_features:
+            detector.streams.centre.copy_(pairs.mean_features())
+        detector.to(device)
         task = Distillation(detector, pairs, PseudoValidation(bank), config.distill, device)
         settings = LoopSettings(
             label=f"{STEP} {config.name}",

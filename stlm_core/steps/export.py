@@ -17,6 +17,7 @@ from stlm_core.export.model_card import model_card
 from stlm_core.export.onnx_graph import export_onnx
 from stlm_core.export.parity import ParityImage, passes, prove_parity
 from stlm_core.files import sha256_file, write_bytes_atomic, write_json_atomic
+from stlm_core.integrations.revision import git_revision
 from stlm_core.models.detector import Detector, ShippedDetector, load_detector
 from stlm_core.progress import progress
 from stlm_core.runtime.model import DetectorSession
@@ -30,14 +31,12 @@ LATENCY = "latency.json"
 CARD = "model_card.md"
 
 
-def export(
-    config: LineConfig, workspace: Workspace, *, force: bool = False, git_revision: str | None = None
-) -> StepResult:
+def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
     """Write ``model.onnx``, ``parity.json``, ``latency.json`` and ``model_card.md``.
 
-    The model is written only after its proof has passed. ``git_revision`` is recorded in the file when it is made; it
-    is no input of the step, so a new commit that changes nothing else makes no new file. ``latency.json`` (and its
-    table in the card) is a measurement: it differs from run to run.
+    The model is written only after its proof has passed. The commit checked out is recorded in the file when it is
+    made; it is no input of the step, so a new commit that changes nothing else makes no new file. ``latency.json``
+    (and its table in the card) is a measurement: it differs from run to run.
 
     Raises:
         UserError: an input is missing or damaged, or the line has no image to prove the export on.
@@ -53,7 +52,7 @@ def export(
     def work(folder: Path) -> str:
         manifest = Manifest.read(inputs["manifest"], config.resolve(config.data.path))
         detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source)
-        facts = _facts(config, inputs, manifest, detector, git_revision or "")
+        facts = _facts(config, inputs, manifest, detector)
         point = facts.operating_point
         shipped = ShippedDetector(detector, point.raw_threshold, point.scale).eval()
         images = _parity_images(config, manifest)
@@ -79,9 +78,7 @@ def export(
     return run_step("export", config, SECTIONS, inputs, workspace.folder("export"), work, force=force)
 
 
-def _facts(
-    config: LineConfig, inputs: dict[str, Path], manifest: Manifest, detector: Detector, git_revision: str
-) -> ExportFacts:
+def _facts(config: LineConfig, inputs: dict[str, Path], manifest: Manifest, detector: Detector) -> ExportFacts:
     metrics = {
         name: value
         for name, value in _read_json(inputs["metrics"]).items()
@@ -101,7 +98,7 @@ def _facts(
         images={split: len(manifest.split(split)) for split in ("train", "validation", "calibration", "test")},
         data_license=config.data.license,
         code_version=code_version(),
-        git_revision=git_revision,
+        git_revision=git_revision(config.root),
     )
 
 

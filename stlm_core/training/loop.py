@@ -34,8 +34,10 @@ class Task(Protocol):
     minimised; ``validate`` gives named figures, of which ``selection`` chooses the weights.
     """
 
-    module: nn.Module
     optimiser: torch.optim.Optimizer
+
+    @property
+    def module(self) -> nn.Module: ...
 
     def train_mode(self) -> None: ...
 

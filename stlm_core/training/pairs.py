@@ -62,6 +62,12 @@ class TrainingPairs:
         """Number of different source images."""
         return len(self._by_image)
 
+    def mean_features(self) -> Tensor:
+        """Mean over all clean views and positions of the teacher's features, (maps, C) float32."""
+        views = np.unique(self._clean_view)
+        total = sum(self._cache.read([view])[0].astype(np.float64).mean((-2, -1)) for view in views)
+        return torch.from_numpy((total / len(views)).astype(np.float32))
+
     def draw(self, seed: int, step: int, size: int) -> Batch:
         """The batch of ``step``: images without replacement within an epoch, a random variant of each."""
         rng = derive_rng("pairs", seed, step)

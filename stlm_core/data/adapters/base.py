@@ -92,7 +92,7 @@ def list_images(
         path = Path(entry.path).relative_to(root).as_posix()
         if is_hidden(entry.name):
             passed["hidden"] += 1
-        elif entry.is_dir():
+        elif _is_folder(entry):
             if entry.is_symlink():
                 yield printable(path), "a link to a folder; put the images there or point --from at its target"
             elif recursive:
@@ -141,6 +141,13 @@ def finish_scan(root: Path, records: list[Record], ignored: Ignored) -> Scan:
 def with_problem(record: Record, problem: str) -> Record:
     """``record`` with ``problem`` unless it has one already."""
     return record if record.problem else replace(record, problem=problem)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_printable(char: str) -> bool:

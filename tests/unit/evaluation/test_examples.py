@@ -69,8 +69,7 @@ def test_places_are_filled_but_never_exceeded(limit: int, counts: tuple[int, int
     ]
     chosen = collect(limit, predictions)
     assert len(chosen) <= limit
-    kept_of_right = max(2, limit // 4)
-    available = missed + false + min(found, kept_of_right) + min(passed, kept_of_right)
+    available = missed + false + min(found, 24) + min(passed, 24)
     assert len(chosen) == min(limit, available)
     if missed and limit:
         assert chosen[0].outcome == "missed"

@@ -154,6 +154,7 @@ def test_an_output_folder_that_is_a_file_is_named(tmp_path: Path, model: Path) -
         predict_images(model, [str(path)], tmp_path / "out")
 
 
+HEAVY = ("torch", "pandas", "mlflow", "cv2", "matplotlib", "onnx", "scipy", "sklearn", "pyarrow", "yaml", "pydantic")
 COMMAND = """
 import sys
 from stlm_core.cli import main
@@ -163,25 +164,55 @@ try:
     main()
 except SystemExit as end:
     code = end.code
-heavy = {"torch", "pandas", "mlflow", "cv2", "pydantic", "matplotlib", "onnx", "scipy", "sklearn", "pyarrow", "yaml"}
-print("LOADED", sorted(heavy & sys.modules.keys()))
+print("LOADED", *sys.modules)
 sys.exit(code)
+"""
+LIBRARY = """
+import sys
+from pathlib import Path
+from stlm_core.runtime.predict import predict_images
+predict_images(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[4]))
+print("LOADED", *sys.modules)
 """
 
 
-def test_the_command_needs_none_of_the_training_software(tmp_path: Path, model: Path, repository: Path) -> None:
-    _save(tmp_path / "in" / "a.png", 4, 4, bright=(1, 1))
-    (tmp_path / "in" / "b.png").write_text("nothing")
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, str(model), str(tmp_path / "in"), "--out", str(tmp_path / "out")],
+def _run(repository: Path, code: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
         cwd=repository,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert "LOADED []" in done.stdout, done.stderr
+
+
+def _loaded(output: str) -> set[str]:
+    return set(output.partition("LOADED")[2].split()) & set(HEAVY)
+
+
+def test_the_command_needs_none_of_the_training_software(tmp_path: Path, model: Path, repository: Path) -> None:
+    _save(tmp_path / "in" / "a.png", 4, 4, bright=(1, 1))
+    (tmp_path / "in" / "b.png").write_text("nothing")
+    done = _run(repository, COMMAND, model, tmp_path / "in", "--out", tmp_path / "out")
     assert "tiny: 1 of 1 images anomalous, 1 could not be used" in done.stdout
     assert "b.png: not an image" in done.stderr
     assert done.returncode == 2
     assert len(_table(tmp_path / "out")) == 1
+    assert _loaded(done.stdout) <= {"pydantic"}, "typer brings pydantic, nothing may bring more"
+
+
+def test_the_library_needs_onnxruntime_numpy_and_pillow_alone(tmp_path: Path, model: Path, repository: Path) -> None:
+    _save(tmp_path / "in" / "a.png", 4, 4)
+    done = _run(repository, LIBRARY, model, tmp_path / "in", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert _loaded(done.stdout) == set()
+    assert len(_table(tmp_path / "out")) == 1
+
+
+def test_a_foreign_model_ends_the_command_with_one_sentence(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "other.onnx").write_bytes(b"something else")
+    done = _run(repository, COMMAND, tmp_path / "other.onnx", tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'other.onnx'}: not a readable ONNX model")
+    assert "Traceback" not in done.stderr

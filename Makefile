@@ -1,0 +1,83 @@
+# Everything a person types. `make` alone lists the targets.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+LINE ?= sample
+# Where to take PyTorch from. On Linux the default build brings gigabytes of CUDA; for the processor alone:
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+BIN := $(abspath $(VENV))/bin
+STEPS := validate synthesize cache-teacher distill train-fa evaluate export register
+STAMP := $(VENV)/.installed
+
+# The stages call `stlm`, so the environment comes first on the path.
+export PATH := $(BIN):$(PATH)
+export PYTHONNOUSERSITE := 1
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := true
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo repro test test-slow lint format lock ui clean
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create .venv from requirements.lock (PYTHON=, TORCH_INDEX=)
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11, or name it with PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is not Python 3.11; name one with PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3.11-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: install .dvc/config.local ## The sample line from nothing to a promoted model, and its table
+	stlm sample
+	stlm weights fetch lite_medsam
+	dvc repro $(addsuffix @sample,$(STEPS))
+	stlm promote --line sample
+	stlm summary --line sample
+
+repro: install .dvc/config.local ## Bring one line up to date (LINE=sample)
+	dvc repro $(addsuffix @$(LINE),$(STEPS))
+
+# A checkout without git (an archive, an image) works too.
+.dvc/config.local:
+	@test -e .git && printf '' > $@ || printf '[core]\n    no_scm = true\n' > $@
+
+test: install ## The fast tests
+	$(BIN)/python -m pytest
+
+test-slow: install ## The slow tests: real training, real data, DVC's decisions
+	$(BIN)/python -m pytest -m slow
+
+lint: install ## Style, types and import rules
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-cache
+
+format: install ## Rewrite the sources in the project's style
+	ruff check --fix .
+	ruff format .
+
+# uv resolves; PyTorch is left out of the lock because its build depends on the machine (TORCH_INDEX).
+lock: ## Rewrite requirements.lock from pyproject.toml (needs uv)
+	@command -v uv >/dev/null || { echo "make: uv not found: see https://docs.astral.sh/uv" >&2; exit 2; }
+	uv pip compile pyproject.toml --extra train --extra workstation --extra pipelines --extra dev \
+		--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-package setuptools \
+		--no-emit-index-url --custom-compile-command "make lock" --constraint requirements.torch -o requirements.lock
+
+ui: install ## MLflow on http://127.0.0.1:5000
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+clean: ## Remove outputs, the registry and caches; keep .venv and the weights
+	rm -rf outputs data/sample dvc.lock mlflow.db mlruns mlartifacts .dvc/cache .dvc/tmp dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find stlm_core tests -name __pycache__ -type d -prune -exec rm -rf {} +

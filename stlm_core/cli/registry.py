@@ -1,0 +1,109 @@
+"""``stlm register``, ``promote``, ``rollback`` and ``status``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stlm_core.cli.options import DEFAULT_OUTPUTS, DEFAULT_PARAMS, Force, Inputs, Line, Outputs, Params, open_line
+
+if TYPE_CHECKING:
+    from stlm_core.integrations.mlflow_registry import Version
+
+KEPT_EXIT_CODE = 3
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the version.")]
+By = Annotated[str | None, typer.Option("--by", help="Who decides; by default the user of this process.")]
+
+
+def register_command(
+    line: Line,
+    params: Params = DEFAULT_PARAMS,
+    outputs: Outputs = DEFAULT_OUTPUTS,
+    inputs: Inputs = None,
+    force: Force = False,
+) -> None:
+    """Log the export and its evaluation to MLflow and register it as the line's challenger."""
+    from stlm_core.steps.register import register
+
+    result = register(*open_line(line, params, outputs, inputs), force=force)
+    typer.echo(f"register {line}: {result.summary}")
+
+
+def promote_command(
+    line: Line,
+    params: Params = DEFAULT_PARAMS,
+    dry_run: DryRun = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote whatever the rules say; needs --reason.")] = False,
+    reason: Reason = "",
+    by: By = None,
+) -> None:
+    """Put the line's challenger in service if it passes the gate.
+
+    Exit code 0: it is in service, or already was; 3: the gate keeps the champion.
+    """
+    from stlm_core.config import load_line
+    from stlm_core.steps.promote import promote
+
+    result = promote(load_line(params, line), dry_run=dry_run, force=force, reason=reason, by=by)
+    would = "would be " if dry_run else ""
+    if result.outcome == "already":
+        typer.echo(f"promote {line}: version {result.champion} is champion already")
+        return
+    if result.outcome == "promoted":
+        replaced = f", replacing version {result.previous}" if result.previous is not None else ""
+        typer.echo(f"promote {line}: version {result.champion} {would or 'is '}champion{replaced}")
+    else:
+        kept = f"champion {result.champion} stays" if result.champion is not None else "nothing is in service"
+        typer.echo(f"promote {line}: version {result.challenger} {would or 'is '}kept back, {kept}")
+    for sentence in result.reasons:
+        typer.echo(f"  - {sentence}")
+    if result.outcome == "kept":
+        raise typer.Exit(KEPT_EXIT_CODE)
+
+
+def rollback_command(
+    line: Line,
+    params: Params = DEFAULT_PARAMS,
+    dry_run: DryRun = False,
+    reason: Reason = "",
+    by: By = None,
+) -> None:
+    """Put the line's previous champion back in service."""
+    from stlm_core.config import load_line
+    from stlm_core.steps.promote import rollback
+
+    result = rollback(load_line(params, line), dry_run=dry_run, reason=reason, by=by)
+    verb = "would be" if dry_run else "is"
+    typer.echo(
+        f"rollback {line}: version {result.champion} {verb} champion again, version {result.withdrawn} withdrawn"
+    )
+
+
+def status_command(params: Params = DEFAULT_PARAMS) -> None:
+    """Show every line's champion and challenger."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from stlm_core.config import line_names
+    from stlm_core.steps.promote import status
+
+    table = Table("line", "alias", "version", "image AUROC", "AUPRO@0.3", "recall at budget", "registered (UTC)")
+    for found in status(params.resolve().parent, line_names(params)):
+        named = {"champion": found.champion, "challenger": found.challenger, "previous": found.previous}
+        rows = [(alias, version) for alias, version in named.items() if version is not None]
+        for alias, version in rows:
+            table.add_row(found.line, alias, *_cells(version))
+        if not rows:
+            table.add_row(found.line, "-", *"-----")
+        table.add_section()
+    Console(width=None if Console().is_terminal else 110).print(table)
+
+
+def _cells(version: Version) -> tuple[str, ...]:
+    figures = (version.tags.get(name, "") for name in ("image_auroc", "aupro_30", "recall_at_budget"))
+    registered = datetime.fromtimestamp(version.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    return (str(version.number), *(f"{float(figure):.4f}" if figure else "-" for figure in figures), registered)

@@ -1,0 +1,177 @@
+"""A line's versions in MLflow's model registry, and the aliases that say what is in service.
+
+``champion`` is in service, ``challenger`` wants to be, ``previous`` is what the champion replaced. The tag ``replaces``
+of a version remembers the champion it replaced, so ``previous`` can always be derived: a command that was killed
+between two writes leaves a state that the next one completes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from stlm_core.errors import StlmError, UserError
+from stlm_core.integrations.mlflow_client import Tracking
+from stlm_core.integrations.mlflow_run import LoggedRun
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+REPLACES = "replaces"
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST",)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version. ``created_ms``: milliseconds since 1970, UTC."""
+
+    number: int
+    run_id: str
+    created_ms: int
+    tags: Mapping[str, str]
+
+
+class Registry:
+    """The registered model ``stlm-<line>``."""
+
+    def __init__(self, tracking: Tracking, line: str) -> None:
+        self.name = f"stlm-{line}"
+        self._client = tracking.client
+
+    def add(self, run: LoggedRun, tags: Mapping[str, str], description: str) -> Version:
+        """A new version of a logged model, with all its tags from the first moment."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        created = self._client.create_model_version(
+            self.name,
+            source=f"models:/{run.model_id}",
+            run_id=run.run_id,
+            tags=dict(tags),
+            description=description,
+            model_id=run.model_id,
+        )
+        return _version(created)
+
+    def version(self, number: int) -> Version | None:
+        """The version of that number, None if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self._client.get_model_version(self.name, str(number)))
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+
+    def find(self, tag: str, value: str) -> Version | None:
+        """The newest version with that tag."""
+        found = self._client.search_model_versions(
+            f"name = '{self.name}' and tag.`{tag}` = '{value}'", order_by=["version_number DESC"], max_results=1
+        )
+        return _version(found[0]) if found else None
+
+    def aliases(self) -> dict[str, int]:
+        """Alias -> version number; empty if nothing was ever registered."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self._client.get_registered_model(self.name).aliases
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return {}
+            raise
+        return {alias: int(number) for alias, number in aliases.items()}
+
+    def at(self, alias: str) -> Version | None:
+        """The version an alias points to."""
+        number = self.aliases().get(alias)
+        return None if number is None else self.version(number)
+
+    def point(self, alias: str, number: int | None) -> None:
+        """Let an alias point to a version, or with None to nothing; writes only what differs."""
+        current = self.aliases().get(alias)
+        if number is None and current is not None:
+            self._client.delete_registered_model_alias(self.name, alias)
+        elif number is not None and current != number:
+            self._client.set_registered_model_alias(self.name, alias, str(number))
+
+    def tag(self, number: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(self.name, str(number), key, value)
+
+    def untag(self, number: int, *keys: str) -> None:
+        """Remove tags of a version, where they are."""
+        version = self.version(number)
+        for key in keys:
+            if version is not None and key in version.tags:
+                self._client.delete_model_version_tag(self.name, str(number), key)
+
+    def run_json(self, run_id: str, artifact: str) -> dict[str, Any] | None:
+        """A JSON object among a run's files; None if run or file is gone, or it is no JSON object.
+
+        Raises:
+            StlmError: the file is there and cannot be read.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            listed = self._client.list_artifacts(run_id, str(PurePosixPath(artifact).parent))
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+        if artifact not in [entry.path for entry in listed]:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                local = self._client.download_artifacts(run_id, artifact, folder)
+                value = json.loads(Path(local).read_text(encoding="utf-8"))
+            except OSError as error:
+                raise StlmError(f"{artifact} of MLflow run {run_id}: cannot be read: {error}") from None
+            except ValueError:
+                return None
+        return value if isinstance(value, dict) else None
+
+
+@contextlib.contextmanager
+def registry_lock(root: Path, line: str) -> Iterator[None]:
+    """One command at a time changes a line's aliases from this project folder.
+
+    Raises:
+        UserError: another one is at it, or the lock cannot be made.
+    """
+    import fcntl
+
+    lock = root / ".stlm" / "locks" / f"registry-{line}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be written: {error.strerror or error}") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"line {line}: another register, promote or rollback is running; wait for it") from None
+        yield
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(
+        number=int(found.version),
+        run_id=found.run_id or "",
+        created_ms=int(found.creation_timestamp or 0),
+        tags=dict(found.tags or {}),
+    )

@@ -1,0 +1,211 @@
+"""Step ``register``: the export and all that is known of it into MLflow, as the line's challenger."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stlm_core.config import SECTIONS, LineConfig
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_file, write_json_atomic
+from stlm_core.integrations.mlflow_client import Tracking, open_tracking, without_credentials
+from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version, registry_lock
+from stlm_core.integrations.mlflow_run import RunContent, finish_run
+from stlm_core.integrations.revision import dvc_revision, git_revision
+from stlm_core.promotion.gate import COMPARED
+from stlm_core.runtime.model import DetectorSession
+from stlm_core.steps.contract import StepResult, run_step
+from stlm_core.steps.workspace import Workspace
+
+REGISTRATION = "registration.json"
+_LONGEST_PARAM = 6000  # characters, MLflow's limit
+_FILE_FACTS = (
+    "dataset_sha256",
+    "test_sha256",
+    "detector_sha256",
+    "teacher",
+    "data_license",
+    "non_commercial",
+    "code_version",
+    "git_revision",
+    "image_size",
+    "raw_threshold",
+)
+
+
+def register(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
+    """Log a run, register its model as ``stlm-<line>`` with alias ``challenger``, write ``registration.json``.
+
+    The same export registered again is the same version, whatever happened in between: a registration that was
+    killed is completed. Outputs that are up to date are still checked against the server.
+
+    Raises:
+        UserError: an input is missing, or MLflow does not answer.
+        StlmError: MLflow refused.
+    """
+    inputs = {
+        "model": workspace.need("export", "model.onnx"),
+        "parity": workspace.need("export", "parity.json"),
+        "latency": workspace.need("export", "latency.json"),
+        "model_card": workspace.need("export", "model_card.md"),
+        "metrics": workspace.need("evaluate", "metrics.json"),
+        "report": workspace.need("evaluate", "report.html"),
+        "figures": workspace.need("evaluate", "figures"),
+        "validation": workspace.need("validate", "validation.json"),
+        "distill_curve": workspace.need("distill", "curve.csv"),
+        "fa_curve": workspace.need("train-fa", "curve.csv"),
+    }
+    folder = workspace.folder("register")
+
+    with open_tracking(config.root) as tracking:
+        gone = (folder / REGISTRATION).is_file() and not _still_there(tracking, config, folder, inputs["model"])
+
+        def work(partial: Path) -> str:
+            with registry_lock(config.root, config.name):
+                record, summary = _register(tracking, config, inputs)
+            write_json_atomic(partial / REGISTRATION, record)
+            return summary
+
+        return run_step("register", config, ("register",), inputs, folder, work, force=force or gone)
+
+
+def _register(tracking: Tracking, config: LineConfig, inputs: dict[str, Path]) -> tuple[dict[str, Any], str]:
+    content = run_content(config, inputs)
+    registry = Registry(tracking, config.name)
+    version = registry.find("onnx_sha256", content.onnx_sha256)
+    reused = version is not None
+    if version is None:
+        run = finish_run(tracking, content)
+        version = registry.add(run, version_tags(content, inputs), _description(config, content))
+    in_service = registry.aliases().get(CHAMPION) == version.number
+    if not in_service:
+        registry.point(CHALLENGER, version.number)
+    alias = CHAMPION if in_service else CHALLENGER
+    record = {
+        "line": config.name,
+        "model": registry.name,
+        "version": version.number,
+        "alias": alias,
+        "model_uri": f"models:/{registry.name}/{version.number}",
+        "run_id": version.run_id,
+        "experiment": content.experiment,
+        "onnx_sha256": content.onnx_sha256,
+        "store": tracking.store,
+    }
+    how = "was registered already" if reused else "registered"
+    return record, f"{registry.name} version {version.number} {how}, {alias} ({tracking.store})"
+
+
+def _still_there(tracking: Tracking, config: LineConfig, folder: Path, model: Path) -> bool:
+    try:
+        record = json.loads((folder / REGISTRATION).read_text(encoding="utf-8"))
+        number, store = int(record["version"]), record["store"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    version: Version | None = Registry(tracking, config.name).version(number)
+    return version is not None and store == tracking.store and version.tags.get("onnx_sha256") == sha256_file(model)
+
+
+def run_content(config: LineConfig, inputs: dict[str, Path]) -> RunContent:
+    """What the run holds, gathered from the outputs of the earlier steps.
+
+    Raises:
+        UserError: an output is damaged.
+    """
+    model = inputs["model"].read_bytes()
+    facts = DetectorSession(model, name=str(inputs["model"])).metadata
+    latency = _read_json(inputs["latency"])
+    parity = _read_json(inputs["parity"])
+    metrics: dict[str, Any] = {
+        **_read_json(inputs["metrics"]),
+        **{f"latency_{name}": latency.get(name) for name in ("p50_ms", "p95_ms")},
+        "onnx_size_mb": latency.get("size_mb"),
+        "parity_max_abs_score": parity.get("max_abs_score"),
+        "parity_max_abs_map": parity.get("max_abs_map"),
+    }
+    return RunContent(
+        experiment=config.register_.experiment or f"stlm-{config.name}",
+        run_name=f"{config.name} {facts['code_version']}",
+        params=dict(flatten_config(config)),
+        metrics={name: float(value) for name, value in metrics.items() if _is_number(value)},
+        curves={"distill": inputs["distill_curve"], "fa": inputs["fa_curve"]},
+        artifacts=(
+            (inputs["report"], ""),
+            (inputs["figures"], "figures"),
+            (inputs["validation"], "validation"),
+            (inputs["parity"], "export"),
+            (inputs["latency"], "export"),
+            (inputs["model_card"], "export"),
+        ),
+        dataset_name=config.name,
+        dataset_sha256=facts["dataset_sha256"],
+        dataset_source=without_credentials(config.data.path),
+        tags={
+            **{name: facts[name] for name in _FILE_FACTS if facts.get(name)},
+            **{name: value for name, value in _revisions(config).items() if value},
+        },
+        model=model,
+    )
+
+
+def version_tags(content: RunContent, inputs: dict[str, Path]) -> dict[str, str]:
+    """What the gate and the status table read, on the version itself."""
+    parity = _read_json(inputs["parity"])
+    passed = parity.get("passed") is True and parity.get("onnx_sha256") == content.onnx_sha256
+    numbers = {name: content.metrics[name] for name in (*COMPARED, "pixel_auroc") if name in content.metrics}
+    numbers |= {
+        "size_mb": content.metrics.get("onnx_size_mb", len(content.model) / 1e6),
+        **({"latency_p95_ms": content.metrics["latency_p95_ms"]} if "latency_p95_ms" in content.metrics else {}),
+    }
+    return {
+        **content.tags,
+        **{name: repr(value) for name, value in numbers.items()},
+        "onnx_sha256": content.onnx_sha256,
+        "parity_passed": str(passed).lower(),
+    }
+
+
+def flatten_config(config: LineConfig) -> Iterator[tuple[str, str]]:
+    """Settings as dotted names and texts; the project's folder and credentials in addresses are left out."""
+    dumped = config.model_dump(mode="json", by_alias=True)
+    yield "profile", config.profile
+    for section in SECTIONS:
+        yield from _flatten(section, dumped[section])
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(f"{name}.{key}", inner)
+        return
+    text = without_credentials(value) if isinstance(value, str) and re.match(r"\w+://", value) else str(value)
+    yield name, text[:_LONGEST_PARAM]
+
+
+def _revisions(config: LineConfig) -> dict[str, str]:
+    return {
+        "registered_git_revision": git_revision(config.root),
+        "dvc_revision": dvc_revision(config.resolve(config.data.path)),
+    }
+
+
+def _description(config: LineConfig, content: RunContent) -> str:
+    figures = ", ".join(f"{name} {content.metrics[name]:.4f}" for name in COMPARED if name in content.metrics)
+    return f"Anomaly detector of the line {config.name}. {figures or 'Nothing was measured: no defective test images'}."
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}; run the step that makes it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; run the step that makes it again")
+    return value

@@ -1,0 +1,85 @@
+"""What a line's last run came to, read from its output folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stlm_core.config import LineConfig
+from stlm_core.errors import UserError
+from stlm_core.integrations.mlflow_client import tracking_uri, without_credentials
+from stlm_core.steps.contract import read_manifest
+from stlm_core.steps.workspace import STEPS, Workspace
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Wall time and memory of one finished step."""
+
+    step: str
+    seconds: float
+    peak_memory_mib: float
+
+
+@dataclass(frozen=True)
+class LineSummary:
+    """``rows``: name and value of every figure, ready to print; ``costs``: of the finished steps, in order."""
+
+    rows: list[tuple[str, str]]
+    costs: list[StepCost]
+    report: Path
+    onnx: Path
+
+
+def summarise(config: LineConfig, workspace: Workspace) -> LineSummary:
+    """Gather metrics, latency and costs of a finished line.
+
+    Raises:
+        UserError: evaluation or export have not run yet.
+    """
+    metrics = _read(workspace.need("evaluate", "metrics.json"))
+    latency = _read(workspace.need("export", "latency.json"))
+    onnx = workspace.need("export", "model.onnx")
+    budget = config.evaluate.false_reject_budget
+    rows = [
+        ("image AUROC", _share(metrics.get("image_auroc"))),
+        ("pixel AUROC", _share(metrics.get("pixel_auroc"))),
+        ("AUPRO (FPR <= 0.3)", _share(metrics.get("aupro_30"))),
+        ("threshold", _share(metrics.get("threshold"))),
+        (f"recall at {budget:.1%} false rejects", _share(metrics.get("recall_at_budget"))),
+        ("false rejects on the test images", _share(metrics.get("false_reject_rate"))),
+        ("latency, one image", f"{latency['p50_ms']:.1f} ms (p95 {latency['p95_ms']:.1f}, {latency['cores']} cores)"),
+        ("ONNX file", f"{onnx.stat().st_size / 1e6:.1f} MB"),
+    ]
+    costs = []
+    for step in STEPS:
+        try:
+            manifest = read_manifest(workspace.folder(step))
+        except UserError:
+            continue
+        costs.append(StepCost(step, float(manifest["seconds"]), float(manifest["peak_memory_mib"])))
+    return LineSummary(rows, costs, workspace.need("evaluate", "report.html"), onnx)
+
+
+def mlflow_door(config: LineConfig) -> str:
+    """How to look at the runs: the command for a local database, else the server's address."""
+    uri = without_credentials(tracking_uri(config.root))
+    if not uri.startswith("sqlite:"):
+        return uri
+    return f"mlflow ui --backend-store-uri {uri}   (then open http://127.0.0.1:5000)"
+
+
+def _share(value: Any) -> str:
+    return "not defined" if value is None else f"{float(value):.4f}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; run the step that makes it again") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: not a table of figures; run the step that makes it again")
+    return loaded

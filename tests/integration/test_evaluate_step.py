@@ -1,0 +1,198 @@
+"""Step ``evaluate`` on real files with a real detector (random weights), through the Python call and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from stlm_core.config import LineConfig, load_line
+from stlm_core.data.manifest import build_manifest
+from stlm_core.errors import StlmError, UserError
+from stlm_core.evaluation.operating_point import OperatingPoint
+from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, load_detector, save_detector
+from stlm_core.steps.evaluate import evaluate
+from stlm_core.steps.workspace import Workspace
+
+pytestmark = pytest.mark.integration
+
+PARAMS = """
+defaults: {{evaluate: {{top_pixels: 40, report_images: 6, batch_size: 3}}}}
+profiles: {{cpu: {{image: {{size: 64}}}}}}
+lines:
+  parts:
+    data: {{path: parts, calibration_fraction: {calibration}, license: CC0-1.0}}
+    validate: {{require_masks: false}}
+"""
+
+
+def draw_part(number: int, shape: tuple[int, int]) -> np.ndarray:
+    rng = np.random.default_rng(number)
+    return np.clip(rng.normal(120, 12, (*shape, 3)), 0, 255).astype(np.uint8)
+
+
+def make_line(
+    root: Path, *, good_tests: int = 5, defects: int = 4, masks: bool = True, calibration: float = 0.4
+) -> None:
+    """An MVTec folder ``parts`` of small images of two sizes, its params.yaml and its manifest."""
+    data = root / "parts"
+    for split, count in (("train", 20), ("test", good_tests)):
+        (data / split / "good").mkdir(parents=True)
+        for number in range(count):
+            shape = (48, 80) if number % 4 == 3 else (64, 64)
+            Image.fromarray(draw_part(number + 100 * len(split), shape)).save(
+                data / split / "good" / f"{number:03}.png"
+            )
+    if defects:
+        (data / "test" / "scratch").mkdir()
+        (data / "ground_truth" / "scratch").mkdir(parents=True)
+    for number in range(defects):
+        image, mask = draw_part(900 + number, (64, 64)), np.zeros((64, 64), np.uint8)
+        mask[20:30, 10 + 5 * number : 40] = 255
+        image[mask > 0] = 255
+        Image.fromarray(image).save(data / "test" / "scratch" / f"{number:03}.png")
+        if masks:
+            Image.fromarray(mask).save(data / "ground_truth" / "scratch" / f"{number:03}_mask.png")
+    (root / "params.yaml").write_text(PARAMS.format(calibration=calibration))
+
+
+@pytest.fixture(scope="module")
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
+    facts = DetectorFacts(size=64, stem="conv3x3", normalisation="unit", teacher="lite_medsam", teacher_sha256="ab12")
+    save_detector(path, Detector(facts))
+    return path
+
+
+def prepare(root: Path, detector_file: Path, **options: object) -> tuple[LineConfig, Workspace]:
+    make_line(root, **options)  # type: ignore[arg-type]
+    config = load_line(root / "params.yaml", "parts")
+    manifest = root / "outputs" / "parts" / "validate" / "manifest.parquet"
+    manifest.parent.mkdir(parents=True)
+    build_manifest(config).write(manifest)
+    return config, Workspace(root / "outputs", "parts", {"train-fa": detector_file.parent})
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, detector_file: Path) -> tuple[LineConfig, Workspace, Path]:
+    config, workspace = prepare(tmp_path_factory.mktemp("line"), detector_file)
+    return config, workspace, evaluate(config, workspace).folder
+
+
+def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Workspace, Path]) -> None:
+    config, _, folder = evaluated
+    made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert made == {
+        *("metrics.json", "operating_point.json", "report.html", "manifest.json"),
+        *("images.csv", "defects.csv", "calibration.csv"),
+        *("curves/roc.csv", "curves/pixel_roc.csv", "curves/pro.csv"),
+        *("figures/roc.png", "figures/pro.png", "figures/score_histogram.png", "figures/contact_sheet.png"),
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    point = OperatingPoint.from_dict(json.loads((folder / "operating_point.json").read_text()))
+    images, calibration = pd.read_csv(folder / "images.csv"), pd.read_csv(folder / "calibration.csv")
+    assert (len(images), len(calibration), metrics["calibration_images"]) == (9, 8, 8)
+    assert not set(images["path"]) & set(calibration["path"])
+    assert point.budget == config.evaluate.false_reject_budget
+    assert metrics["threshold"] == point.raw_threshold == calibration["raw_score"].max()  # 8 images: the largest
+    good, defective = images[images["label"] == 0], images[images["label"] == 1]
+    assert metrics["false_reject_rate"] == pytest.approx(good["is_anomalous"].mean())
+    assert metrics["recall_at_budget"] == pytest.approx(defective["is_anomalous"].mean())
+    report = (folder / "report.html").read_text()
+    assert "too few images to certify" in report
+    assert "lite_medsam (ab12)" in report
+
+
+def test_scores_are_those_of_the_shipped_detector(
+    evaluated: tuple[LineConfig, Workspace, Path], detector_file: Path
+) -> None:
+    config, _, folder = evaluated
+    point = OperatingPoint.from_dict(json.loads((folder / "operating_point.json").read_text()))
+    detector = load_detector(detector_file, config.evaluate.top_pixels, config.evaluate.map_source)
+    shipped = ShippedDetector(detector, point.raw_threshold, point.scale).eval()
+    for row in pd.read_csv(folder / "images.csv").itertuples():
+        image = np.asarray(Image.open(config.resolve(config.data.path) / str(row.path)))
+        with torch.inference_mode():
+            score, _, anomalous = shipped(torch.from_numpy(image[None].copy()))
+        assert float(score[0]) == pytest.approx(row.score, abs=1e-3)
+        if abs(float(score[0]) - 0.5) > 1e-3:
+            assert bool(anomalous[0]) == row.is_anomalous
+
+
+def test_second_run_does_nothing_and_a_forced_one_repeats_every_byte(
+    evaluated: tuple[LineConfig, Workspace, Path],
+) -> None:
+    config, workspace, folder = evaluated
+    assert evaluate(config, workspace).reused
+    before = json.loads((folder / "manifest.json").read_text())["outputs"]
+    assert not evaluate(config, workspace, force=True).reused
+    assert json.loads((folder / "manifest.json").read_text())["outputs"] == before
+
+
+@pytest.mark.parametrize(
+    ("options", "absent", "empty_curve"),
+    [
+        ({"defects": 0}, "image_auroc", "roc"),
+        ({"masks": False}, "aupro_30", "pro"),
+        ({"defects": 0, "good_tests": 0}, "false_reject_rate", "roc"),
+    ],
+)
+def test_lines_without_defects_masks_or_tests_are_evaluated(
+    tmp_path: Path, detector_file: Path, options: dict[str, object], absent: str, empty_curve: str
+) -> None:
+    config, workspace = prepare(tmp_path, detector_file, **options)
+    folder = evaluate(config, workspace).folder
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert absent not in metrics
+    assert "threshold" in metrics
+    curve = pd.read_csv(folder / "curves" / f"{empty_curve}.csv")
+    assert curve.empty
+    assert "fpr" in curve.columns
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_an_image_that_changed_since_validation_is_named(tmp_path: Path, detector_file: Path) -> None:
+    config, workspace = prepare(tmp_path, detector_file)
+    changed = tmp_path / "parts" / "test" / "good" / "002.png"
+    Image.fromarray(draw_part(1, (64, 64))).save(changed)
+    with pytest.raises(UserError, match=rf"{changed}: has changed .*stlm validate"):
+        evaluate(config, workspace)
+    assert not workspace.folder("evaluate").exists()
+
+
+def test_a_detector_that_yields_no_numbers_is_ours_to_repair(tmp_path: Path, detector_file: Path) -> None:
+    config, workspace = prepare(tmp_path, detector_file)
+    broken = load_detector(detector_file)
+    with torch.no_grad():
+        next(broken.aggregation.parameters()).fill_(float("nan"))
+    (tmp_path / "broken").mkdir()
+    save_detector(tmp_path / "broken" / "detector.safetensors", broken)
+    with pytest.raises(StlmError, match="score is nan") as caught:
+        evaluate(config, Workspace(workspace.root, "parts", {"train-fa": tmp_path / "broken"}))
+    assert caught.value.exit_code == 1
+
+
+def test_missing_inputs_name_the_command_that_makes_them(tmp_path: Path) -> None:
+    make_line(tmp_path)
+    config = load_line(tmp_path / "params.yaml", "parts")
+    with pytest.raises(UserError, match="stlm validate --line parts"):
+        evaluate(config, Workspace(tmp_path / "outputs", "parts"))
+
+
+def test_command_reports_the_figures_and_the_report(
+    evaluated: tuple[LineConfig, Workspace, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stlm_core.cli.evaluate import evaluate_command
+
+    config, workspace, folder = evaluated
+    detector = workspace.folder("train-fa")
+    evaluate_command("parts", config.root / "params.yaml", workspace.root, [f"train-fa={detector}"])
+    shown = capsys.readouterr().out
+    assert "image AUROC" in shown
+    assert str(folder / "report.html") in shown

@@ -1,0 +1,439 @@
+"""Registration, promotion and rollback against a real MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from registry_project import CURVE_STEPS, make_project, write_export
+
+from stlm_core.config import LineConfig
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_bytes
+from stlm_core.integrations import mlflow_run
+from stlm_core.integrations.mlflow_client import Tracking, open_tracking
+from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, registry_lock
+from stlm_core.steps.promote import promote, rollback, status
+from stlm_core.steps.register import register
+from stlm_core.steps.workspace import Workspace
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: that takes seconds."""
+    root = tmp_path_factory.mktemp("mlflow")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with open_tracking(root):
+        pass
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LineConfig, Workspace]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return make_project(tmp_path)
+
+
+@pytest.fixture
+def tracking(project: tuple[LineConfig, Workspace]) -> Iterator[Tracking]:
+    with open_tracking(project[0].root) as opened:
+        yield opened
+
+
+def _record(workspace: Workspace) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((workspace.folder("register") / "registration.json").read_text())
+    return value
+
+
+def _register(project: tuple[LineConfig, Workspace], revision: str, **metrics: Any) -> int:
+    write_export(project[1], revision=revision, **metrics)
+    register(*project)
+    return int(_record(project[1])["version"])
+
+
+def _aliases(config: LineConfig) -> dict[str, int]:
+    with open_tracking(config.root) as opened:
+        return Registry(opened, config.name).aliases()
+
+
+def test_a_registration_holds_everything(project: tuple[LineConfig, Workspace], tracking: Tracking) -> None:
+    config, workspace = project
+    digest = write_export(workspace, revision="r1")
+    result = register(config, workspace)
+    assert "stlm-tiny version 1 registered, challenger (sqlite mlflow.db)" in result.summary
+    record = _record(workspace)
+    assert record["version"] == 1
+    assert record["model_uri"] == "models:/stlm-tiny/1"
+    assert str(config.root) not in json.dumps(record)
+
+    run = tracking.client.get_run(record["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["data.path"] == "data/tiny"
+    assert run.data.params["fa.optimiser.lr"] == "0.0005"
+    assert run.data.params["teacher.weights"] == "https://example.com/weights.pth"
+    assert not any("secret" in value or str(config.root) in value for value in run.data.params.values())
+    assert run.data.metrics["image_auroc"] == 0.95
+    assert run.data.metrics["latency_p95_ms"] == 13.25
+    curve = tracking.client.get_metric_history(record["run_id"], "distill/loss")
+    assert [(point.step, point.value) for point in curve][:2] == [(1, 1.0), (2, 0.5)]
+    assert len(curve) == CURVE_STEPS - 1
+    assert [point.step for point in tracking.client.get_metric_history(record["run_id"], "fa/loss")] == [10, 30]
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.name == "tiny"
+    assert dataset.dataset.digest == "0" * 36
+    assert json.loads(dataset.dataset.profile)["sha256"] == "0" * 64
+    files = {entry.path for entry in tracking.client.list_artifacts(record["run_id"])}
+    assert {"report.html", "figures", "export", "validation"} <= files
+
+    registry = Registry(tracking, "tiny")
+    version = registry.at(CHALLENGER)
+    assert version is not None
+    assert version.tags["onnx_sha256"] == digest
+    assert version.tags["dataset_sha256"] == "0" * 64
+    assert version.tags["code_version"] == "r1"
+    assert version.tags["image_auroc"] == "0.95"
+    assert version.tags["parity_passed"] == "true"
+
+
+def test_the_registered_model_is_the_proven_file_and_answers(
+    project: tuple[LineConfig, Workspace], tracking: Tracking, tmp_path: Path
+) -> None:
+    import mlflow
+
+    digest = write_export(project[1], revision="r1")
+    register(*project)
+    folder = Path(mlflow.artifacts.download_artifacts("models:/stlm-tiny@challenger", dst_path=str(tmp_path / "copy")))
+    assert [path.name for path in folder.glob("*.onnx*")] == ["model.onnx"]
+    assert not list(folder.glob("*.data"))
+    assert sha256_bytes((folder / "model.onnx").read_bytes()) == digest
+    model = mlflow.pyfunc.load_model(str(folder))
+    assert [spec.name for spec in model.metadata.signature.inputs.inputs] == ["image"]
+    assert [spec.name for spec in model.metadata.signature.outputs.inputs] == ["score", "anomaly_map", "is_anomalous"]
+    answer = model.predict({"image": np.full((2, 6, 5, 3), 255, np.uint8)})
+    assert answer["score"].tolist() == [1.0, 1.0]
+    assert answer["is_anomalous"].tolist() == [True, True]
+    example = model.input_example
+    assert np.asarray(example["image"]).shape == (1, 32, 32, 3)
+    assert model.predict(example)["anomaly_map"].shape == (1, 32, 32)
+
+
+def test_the_same_export_is_the_same_version(project: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = project
+    assert _register(project, "r1") == 1
+    again = register(config, workspace)
+    assert again.reused
+    forced = register(config, workspace, force=True)
+    assert not forced.reused
+    assert "version 1 was registered already" in forced.summary
+    assert _register(project, "r2") == 2
+    assert _aliases(config) == {CHALLENGER: 2}
+    assert _register(project, "r1") == 1, "an older export offered again is its own version"
+    assert _aliases(config) == {CHALLENGER: 1}
+
+
+def test_a_version_that_vanished_from_the_server_is_registered_again(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, workspace = project
+    assert _register(project, "r1") == 1
+    tracking.client.delete_registered_model("stlm-tiny")
+    result = register(config, workspace)
+    assert not result.reused
+    assert Registry(tracking, "tiny").at(CHALLENGER) is not None
+
+
+class _Killed(BaseException):
+    """Stands for SIGKILL: nothing in the code under test may catch it and tidy up."""
+
+
+class _DiesAtWrite:
+    """A client that dies at its n-th write, before or after the server has done it."""
+
+    WRITES = ("create_", "log_", "set_", "delete_", "finalize_")
+
+    def __init__(self, client: Any, writes: int, *, after: bool) -> None:
+        self._client, self._left, self._after = client, writes, after
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if not name.startswith(self.WRITES):
+            return method
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise _Killed
+            result = method(*args, **kwargs)
+            if self._left == 0:
+                raise _Killed
+            return result
+
+        return write
+
+
+def _die(monkeypatch: pytest.MonkeyPatch, module: str, writes: int, *, after: bool) -> None:
+    import contextlib
+
+    @contextlib.contextmanager
+    def dying(root: Path) -> Iterator[Tracking]:
+        with open_tracking(root) as opened:
+            client: Any = _DiesAtWrite(opened.client, writes, after=after)
+            yield Tracking(client, opened.store, opened.artifact_root)
+
+    monkeypatch.setattr(f"stlm_core.steps.{module}.open_tracking", dying)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_between_any_two_writes_a_registration_is_completed(
+    project: tuple[LineConfig, Workspace], tracking: Tracking, after: bool
+) -> None:
+    config, workspace = project
+    registry = Registry(tracking, "tiny")
+    completed = 0
+    for writes in range(1, 100):
+        digest = write_export(workspace, revision=f"r{writes}")
+        with pytest.MonkeyPatch.context() as patch:
+            _die(patch, "register", writes, after=after)
+            try:
+                register(config, workspace)
+                completed = writes
+            except _Killed:
+                pass
+        register(config, workspace)
+        version = registry.at(CHALLENGER)
+        assert version is not None
+        assert version.tags["onnx_sha256"] == digest, f"write {writes}"
+        assert version.number == writes, "exactly one version an export"
+        run = tracking.client.get_run(version.run_id)
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["fa/loss"] == 0.25
+        assert run.data.metrics["parity_max_abs_map"] == 2e-7
+        if completed:
+            break
+    assert completed > 15, "every write was a place to die"
+    runs = tracking.client.search_runs([tracking.client.get_experiment_by_name("stlm-tiny").experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
+    assert all(run.data.tags[mlflow_run.SUPERSEDED_TAG] for run in runs if run.info.status == "KILLED")
+
+
+def test_the_first_champion_is_gated_and_promoted(project: tuple[LineConfig, Workspace], tracking: Tracking) -> None:
+    config, _ = project
+    _register(project, "r1")
+    plan = promote(config, dry_run=True)
+    assert (plan.outcome, plan.dry_run) == ("promoted", True)
+    assert _aliases(config) == {CHALLENGER: 1}
+    done = promote(config, by="quality engineer")
+    assert (done.outcome, done.champion, done.previous) == ("promoted", 1, None)
+    assert _aliases(config) == {CHAMPION: 1}
+    version = Registry(tracking, "tiny").at(CHAMPION)
+    assert version is not None
+    assert version.tags["promoted_by"] == "quality engineer"
+    assert "image_auroc 0.9500 is at least the floor 0.8000" in version.tags["promotion_reason"]
+    assert version.tags["replaces"] == ""
+    assert version.tags["promoted_at"].endswith("+00:00")
+    again = promote(config)
+    assert (again.outcome, again.champion) == ("already", 1)
+
+
+def test_a_worse_challenger_is_kept_back_with_its_reasons(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, _ = project
+    _register(project, "r1")
+    promote(config)
+    _register(project, "r2", image_auroc=0.90)
+    result = promote(config)
+    assert (result.outcome, result.champion, result.challenger) == ("kept", 1, 2)
+    assert result.reasons == (
+        "image_auroc 0.9000 against 0.9500 of champion 1: a loss of 0.0500, more than the margin 0.0100",
+    )
+    assert _aliases(config) == {CHAMPION: 1, CHALLENGER: 2}
+    version = Registry(tracking, "tiny").version(2)
+    assert version is not None
+    assert "a loss of 0.0500" in version.tags["kept_reason"]
+    with pytest.raises(UserError, match="--force needs --reason"):
+        promote(config, force=True)
+    forced = promote(config, force=True, reason="new camera")
+    assert (forced.outcome, forced.champion, forced.previous) == ("promoted", 2, 1)
+    assert forced.reasons[0] == "forced: new camera"
+    assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1}
+
+
+def test_a_failed_or_missing_proof_is_never_promoted(project: tuple[LineConfig, Workspace], tracking: Tracking) -> None:
+    config, _ = project
+    _register(project, "r1", parity=False)
+    assert "the parity proof failed" in promote(config).reasons
+    _register(project, "r2")
+    version = Registry(tracking, "tiny").version(2)
+    assert version is not None
+    proof = (
+        Path(tracking.client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")) / "export/parity.json"
+    )
+    proof.write_text(json.dumps({"passed": True, "onnx_sha256": "0" * 64}))
+    assert "there is no parity proof of exactly this file" in promote(config).reasons
+    proof.unlink()
+    assert "there is no parity proof of exactly this file" in promote(config).reasons
+
+
+def test_rollback_walks_back_and_the_gate_remembers(project: tuple[LineConfig, Workspace], tracking: Tracking) -> None:
+    config, workspace = project
+    for revision in ("r1", "r2", "r3"):
+        _register(project, revision)
+        promote(config)
+    assert _aliases(config) == {CHAMPION: 3, PREVIOUS: 2}
+    assert rollback(config, dry_run=True).champion == 2
+    assert _aliases(config) == {CHAMPION: 3, PREVIOUS: 2}
+    first = rollback(config, reason="too many rejects", by="shift lead")
+    assert (first.champion, first.withdrawn, first.previous) == (2, 3, 1)
+    assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1}
+    second = rollback(config)
+    assert (second.champion, second.withdrawn, second.previous) == (1, 2, None)
+    assert _aliases(config) == {CHAMPION: 1}
+    with pytest.raises(UserError, match="champion version 1 has no previous one"):
+        rollback(config)
+    register(config, workspace, force=True)
+    refused = promote(config)
+    assert refused.outcome == "kept"
+    assert any("version 3 was rolled back before" in reason and "shift lead" in reason for reason in refused.reasons)
+    promote(config, force=True, reason="fixed the light")
+    version = Registry(tracking, "tiny").at(CHAMPION)
+    assert version is not None
+    assert version.number == 3
+    assert "rollback_reason" not in version.tags
+    assert _aliases(config) == {CHAMPION: 3, PREVIOUS: 1}
+
+
+def test_the_champion_registered_again_does_not_challenge_itself(project: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = project
+    _register(project, "r1")
+    promote(config)
+    result = register(config, workspace, force=True)
+    assert "was registered already, champion" in result.summary
+    assert _aliases(config) == {CHAMPION: 1}
+
+
+def _promote_killed(config: LineConfig, command: str, writes: int, *, after: bool) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        _die(patch, "promote", writes, after=after)
+        try:
+            (promote if command == "promote" else rollback)(config)
+        except _Killed:
+            return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_between_any_two_writes_a_promotion_is_completed(
+    project: tuple[LineConfig, Workspace], after: bool
+) -> None:
+    config, _ = project
+    champion = _register(project, "r0")
+    promote(config)
+    gaps = 0
+    for writes in range(1, 30):
+        challenger = _register(project, f"r{writes}")
+        killed = _promote_killed(config, "promote", writes, after=after)
+        between = _aliases(config)
+        assert between[CHAMPION] in (champion, challenger)
+        promote(config)
+        assert _aliases(config) == {CHAMPION: challenger, PREVIOUS: champion}, f"write {writes}"
+        champion = challenger
+        gaps += killed
+        if not killed:
+            break
+    assert gaps >= 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_between_any_two_writes_a_rollback_is_completed(
+    project: tuple[LineConfig, Workspace], after: bool
+) -> None:
+    config, _ = project
+    _register(project, "a")
+    promote(config)
+    gaps = 0
+    for writes in range(1, 30):
+        before = _aliases(config)[CHAMPION]
+        newest = _register(project, f"r{writes}")
+        assert promote(config).outcome == "promoted"
+        killed = _promote_killed(config, "rollback", writes, after=after)
+        if _aliases(config)[CHAMPION] == newest:
+            rollback(config)
+        promote(config)
+        aliases = _aliases(config)
+        assert aliases[CHAMPION] == before, f"write {writes}"
+        assert aliases.get(PREVIOUS) != before
+        gaps += killed
+        if not killed:
+            break
+    assert gaps >= 4
+
+
+def test_two_commands_on_one_line_at_once(project: tuple[LineConfig, Workspace]) -> None:
+    config, _ = project
+    _register(project, "r1")
+    with registry_lock(config.root, "tiny"):
+        with pytest.raises(UserError, match="another register, promote or rollback is running"):
+            promote(config)
+        with registry_lock(config.root, "other"):
+            pass
+    assert promote(config).outcome == "promoted"
+
+
+def test_nothing_registered_is_a_clear_error(project: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = project
+    with pytest.raises(UserError, match=r"line tiny: no challenger in sqlite mlflow\.db; run `stlm register`"):
+        promote(config)
+    with pytest.raises(UserError, match="nothing is in service"):
+        rollback(config)
+    with pytest.raises(UserError, match="run `stlm export --line tiny` first"):
+        register(config, workspace)
+
+
+def test_status_lists_every_line(project: tuple[LineConfig, Workspace]) -> None:
+    config, _ = project
+    _register(project, "r1")
+    promote(config)
+    _register(project, "r2")
+    tiny, absent = status(config.root, ["tiny", "absent"])
+    assert tiny.champion is not None
+    assert tiny.challenger is not None
+    assert (tiny.champion.number, tiny.challenger.number, tiny.previous) == (1, 2, None)
+    assert (absent.champion, absent.challenger, absent.previous) == (None, None, None)
+
+
+def test_a_damaged_curve_is_named(project: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = project
+    write_export(workspace, revision="r1")
+    curve = workspace.folder("distill") / "curve.csv"
+    curve.write_text("epoch,loss\n1,0.5\n")
+    with pytest.raises(UserError, match=r"curve\.csv: line 2: no whole number in a column `step`"):
+        register(config, workspace)
+    curve.write_text("step,loss\n1,0.5\n")
+    register(config, workspace)
+    assert _aliases(config) == {CHALLENGER: 1}
+
+
+def test_the_environment_is_left_as_it_was(
+    project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    before = dict(os.environ)
+    with open_tracking(project[0].root):
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+        assert mlflow.get_tracking_uri() == f"sqlite:///{project[0].root / 'mlflow.db'}"
+    assert dict(os.environ) == before

@@ -1,0 +1,80 @@
+"""Which MLflow is meant, and how its absence is told."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from stlm_core.errors import UserError
+from stlm_core.integrations.mlflow_client import open_tracking, tracking_uri, without_credentials
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://user:pass@host:5000/path?token=1#x", "http://host:5000/path"),
+        ("postgresql+psycopg2://me:secret@db/mlflow", "postgresql+psycopg2://db/mlflow"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("../data/bottle", "../data/bottle"),
+    ],
+)
+def test_credentials_are_never_shown(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
+
+
+def test_the_default_is_a_database_beside_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking_uri(tmp_path) == "http://host:5000"
+
+
+def test_a_server_that_is_not_there_is_told_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
+    began = time.monotonic()
+    with (
+        pytest.raises(UserError, match=f"MLflow at http://127.0.0.1:{port} does not answer") as caught,
+        open_tracking(tmp_path),
+    ):
+        pass
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 30  # importing MLflow included
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(UserError, match="does not answer"), open_tracking(tmp_path):
+            pass
+    assert time.monotonic() - began < 40
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("sqlite:///{root}/absent/mlflow.db", "the folder .*absent does not exist"),
+        ("sqlite:///{root}", "is a folder"),
+        ("sqlite:///{root}/text.db", "not an SQLite database"),
+        ("gopher://host", "not an address that MLflow knows"),
+    ],
+)
+def test_an_unusable_address_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, sentence: str
+) -> None:
+    (tmp_path / "text.db").write_text("not a database at all")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(root=tmp_path))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=sentence), open_tracking(tmp_path):
+        pass
+    assert time.monotonic() - began < 1

@@ -1,0 +1,158 @@
+"""A step is whole or absent, repeats only when something changed, and can be resumed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import resource
+
+import pytest
+import yaml
+
+from stlm_core.config import load_line
+from stlm_core.errors import UserError
+from stlm_core.steps.contract import MANIFEST, read_manifest, run_step
+from stlm_core.steps.workspace import Workspace
+
+
+@pytest.fixture
+def config(tmp_path):
+    tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {"a": {"data": {"path": "images"}}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    return load_line(tmp_path / "params.yaml", "a")
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "input.txt").write_text("one")
+    return tmp_path / "input.txt"
+
+
+def run(config, source, folder, work=None, **options):
+    def default(partial):
+        (partial / "out.txt").write_text(source.read_text().upper())
+        return "made out.txt"
+
+    return run_step("evaluate", config, ("image",), {"source": source}, folder, work or default, **options)
+
+
+def test_outputs_and_manifest_appear_together(config, source, tmp_path):
+    result = run(config, source, tmp_path / "a" / "evaluate")
+    manifest = read_manifest(result.folder)
+    assert (result.summary, result.reused) == ("made out.txt", False)
+    assert manifest["outputs"]["out.txt"]["bytes"] == 3
+    assert set(manifest["inputs"]) == {"source"}
+    assert manifest["peak_memory_mib"] > 1
+    assert sorted(file.name for file in result.folder.iterdir()) == [MANIFEST, "out.txt"]
+
+
+def test_nothing_runs_when_nothing_changed(config, source, tmp_path):
+    folder = tmp_path / "evaluate"
+    run(config, source, folder)
+    assert run(config, source, folder).reused
+    assert not run(config, source, folder, force=True).reused
+    assert not run(config, source, folder, still_good=lambda _: False).reused
+    source.write_text("two")
+    assert not run(config, source, folder).reused
+    assert (folder / "out.txt").read_text() == "TWO"
+
+
+def test_changed_settings_and_truncated_outputs_run_again(config, source, tmp_path):
+    folder = tmp_path / "evaluate"
+    run(config, source, folder)
+    (folder / "out.txt").write_text("")
+    assert not run(config, source, folder).reused
+    other = config.model_copy(update={"image": config.image.model_copy(update={"size": 128})})
+    assert not run(other, source, folder).reused
+
+
+def test_a_failing_step_leaves_the_old_outputs(config, source, tmp_path):
+    folder = tmp_path / "evaluate"
+    run(config, source, folder)
+    source.write_text("two")
+
+    def fails(partial):
+        (partial / "out.txt").write_text("half")
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError):
+        run(config, source, folder, fails)
+    assert (folder / "out.txt").read_text() == "ONE"
+
+
+def test_a_resumable_step_gets_its_half_done_work_back_unless_something_changed(config, source, tmp_path):
+    folder = tmp_path / "evaluate"
+    found = []
+
+    def work(partial):
+        found.append((partial / "half.txt").exists())
+        (partial / "half.txt").write_text("x")
+        if len(found) < 3:
+            raise KeyboardInterrupt
+        return "done"
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(config, source, folder, work, resumable=True)
+    source.write_text("two")
+    run(config, source, folder, work, resumable=True)
+    assert found == [False, True, False]
+
+
+def test_a_second_run_of_the_same_step_is_refused(config, source, tmp_path):
+    with (tmp_path / ".evaluate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another `stlm evaluate` is writing here"):
+            run(config, source, tmp_path / "evaluate")
+
+
+def test_a_full_disk_is_one_clear_sentence(config, source, tmp_path):
+    def fills_the_disk(partial):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="the disk is full; free some space and run `stlm evaluate` again"):
+        run(config, source, tmp_path / "evaluate", fills_the_disk)
+
+
+def test_a_file_larger_than_allowed_leaves_the_old_outputs(config, source, tmp_path):
+    folder = tmp_path / "evaluate"
+    run(config, source, folder)
+    source.write_text("two")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def large(partial):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        (partial / "out.txt").write_bytes(b"x" * 100)
+        return "never"
+
+    try:
+        with pytest.raises(OSError, match="too large"):
+            run(config, source, folder, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (folder / "out.txt").read_text() == "ONE"
+
+
+def test_a_missing_input_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(UserError, match=r"index\.parquet: missing; run `stlm synthesize --line a` first"):
+        Workspace(tmp_path, "a").need("synthesize", "index.parquet")
+
+
+def test_folders_can_be_given_one_by_one(tmp_path):
+    workspace = Workspace(tmp_path, "a", {"distill": tmp_path / "elsewhere"})
+    assert workspace.folder("distill") == tmp_path / "elsewhere"
+    assert workspace.folder("export") == tmp_path / "a" / "export"
+    with pytest.raises(ValueError, match="unknown step"):
+        workspace.folder("bake")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def test_the_manifest_is_plain_json(config, source, tmp_path):
+    folder = run(config, source, tmp_path / "evaluate").folder
+    assert json.loads((folder / MANIFEST).read_text())["step"] == "evaluate"

@@ -1,0 +1,89 @@
+"""Pairs follow from seed and step alone and show what they claim."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stlm_core.cache.store import FeatureCache, fill, write_index
+from stlm_core.errors import UserError
+from stlm_core.synthesis.bank import INDEX, MASKS, VIEWS, ArrayWriter, Bank
+from stlm_core.training.pairs import TrainingPairs
+
+IMAGES, VARIANTS, SIZE = 5, 3, 16
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A bank of constant views: view v has grey level v, so every batch shows where it comes from."""
+    rows, count = [], IMAGES * (VARIANTS + 1)
+    for image in range(IMAGES):
+        clean = image * (VARIANTS + 1)
+        for variant in range(VARIANTS + 1):
+            rows.append({
+                "view": clean + variant, "image": f"sha{image}", "path": f"{image}.png",
+                "split": "validation" if image == IMAGES - 1 else "train", "variant": variant, "clean_view": clean,
+                "mask_fraction": float(variant > 0), "seed": 0, "degrees": 0.0, "view_sha256": f"v{clean + variant}",
+            })
+    pd.DataFrame(rows).to_parquet(tmp_path / INDEX)
+    with (
+        ArrayWriter(tmp_path / VIEWS, (count, SIZE, SIZE, 3)) as views,
+        ArrayWriter(tmp_path / MASKS, (count, SIZE, 2)) as masks,
+    ):
+        for row in rows:
+            views.append(np.full((1, SIZE, SIZE, 3), row["view"], np.uint8))
+            masks.append(np.full((1, SIZE, 2), 255 if row["variant"] else 0, np.uint8))
+    keys = [f"{number:064x}" for number in range(count)]
+    fill(tmp_path, keys, lambda wanted: np.stack([np.full((2, 4, 1, 1), view, np.float16) for view in wanted]))
+    write_index(tmp_path, keys)
+    return tmp_path
+
+
+def pairs(folder, split="train", probability=0.5):
+    return TrainingPairs(Bank.open(folder), FeatureCache.open(folder), split, probability)
+
+
+def test_a_batch_shows_view_mask_and_both_features_of_the_same_image(folder):
+    batch = pairs(folder).draw(seed=1, step=0, size=64)
+    seen = batch.images[:, 0, 0, 0].long()
+    assert torch.equal(batch.observed[:, 0, 0, 0, 0].long(), seen)
+    assert torch.equal(batch.clean[:, 0, 0, 0, 0].long(), seen // (VARIANTS + 1) * (VARIANTS + 1))
+    assert torch.equal(batch.masks[:, 0, 0] > 0, seen % (VARIANTS + 1) > 0)
+    assert int(seen.max()) < (IMAGES - 1) * (VARIANTS + 1)  # never a validation image
+
+
+def test_the_same_step_gives_the_same_batch_and_another_seed_another(folder):
+    source = pairs(folder)
+    assert torch.equal(source.draw(1, 7, 8).images, pairs(folder).draw(1, 7, 8).images)
+    assert not torch.equal(source.draw(1, 7, 8).images, source.draw(2, 7, 8).images)
+
+
+def test_an_epoch_shows_every_image_once(folder):
+    source = pairs(folder)
+    for epoch in range(3):
+        steps = range(epoch * 2, epoch * 2 + 2)
+        seen = torch.cat([source.draw(3, step, 2).images[:, 0, 0, 0] for step in steps]).long() // (VARIANTS + 1)
+        assert sorted(seen.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("probability", "low", "high"), [(1.0, 1.0, 1.0), (0.5, 0.4, 0.6), (0.1, 0.05, 0.17)])
+def test_the_share_of_anomalous_pairs_is_as_configured(folder, probability, low, high):
+    masks = pairs(folder, probability=probability).draw(0, 0, 400).masks
+    assert low <= float((masks[:, 0, 0] > 0).float().mean()) <= high
+
+
+def test_mean_features_average_the_clean_views_only(folder):
+    expected = np.mean([image * (VARIANTS + 1) for image in range(IMAGES - 1)])
+    assert pairs(folder).mean_features().tolist() == [[expected] * 4] * 2
+
+
+def test_a_cache_of_another_bank_and_an_absent_split_are_refused(folder, tmp_path_factory):
+    with pytest.raises(UserError, match="no `test` images"):
+        pairs(folder, split="test")
+    other = tmp_path_factory.mktemp("other")
+    fill(other, ["0" * 64], lambda wanted: np.zeros((1, 2, 4, 1, 1), np.float16))
+    write_index(other, ["0" * 64])
+    with pytest.raises(UserError, match="the teacher cache holds 1 views, the bank 20"):
+        TrainingPairs(Bank.open(folder), FeatureCache.open(other), "train", 0.5)
