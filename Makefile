@@ -28,12 +28,13 @@ help: ## List the targets
 
 install: $(STAMP) ## Create .venv from requirements.lock (PYTHON=, TORCH_INDEX=)
 
+# --no-compile: Python compiles the few modules that are imported, instead of pip all of every package.
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11, or name it with PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is not Python 3.11; name one with PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3.11-venv" >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -67,12 +68,14 @@ format: install ## Rewrite the sources in the project's style
 	ruff check --fix .
 	ruff format .
 
-# uv resolves; PyTorch is left out of the lock because its build depends on the machine (TORCH_INDEX).
+# PyTorch is left out because its build depends on the machine; the constraint keeps the CUDA packages of its default
+# Linux build out too. Where the CPU build is not on the default index: UV_FIND_LINKS=FOLDER or TORCH_INDEX=URL.
 lock: ## Rewrite requirements.lock from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv not found: see https://docs.astral.sh/uv" >&2; exit 2; }
-	uv pip compile pyproject.toml --extra train --extra workstation --extra pipelines --extra dev \
+	echo '$(TORCH)+cpu' | uv pip compile pyproject.toml --extra train --extra workstation --extra pipelines --extra dev \
 		--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-package setuptools \
-		--no-emit-index-url --custom-compile-command "make lock" --constraint requirements.torch -o requirements.lock
+		--no-emit-index-url --custom-compile-command "make lock" $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
+		--constraint /dev/stdin --output-file requirements.lock
 
 ui: install ## MLflow on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -134,11 +134,13 @@ class ModelConfig(Section):
     ``init``: where the streams and the decoder start: the teacher's own weights (a TinyViT teacher only), those of a named
     TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with the teacher's decoder where it has one.
     ``centre_features`` compares features relative to the teacher's mean over the line's good images (beyond the paper).
+    ``discrepancy_skip`` lets FA refine the streams' discrepancy instead of replacing it (beyond the paper).
     """
 
     stem: Literal["conv3x3", "conv1x1"] = "conv3x3"
     init: Literal["teacher", "lite_medsam", "mobile_sam", "random"] = "teacher"
     centre_features: bool = True
+    discrepancy_skip: bool = True
 
 
 class OptimiserConfig(Section):
@@ -168,13 +170,18 @@ class DistillConfig(Section):
 
 
 class FaConfig(Section):
-    """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too."""
+    """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too.
+
+    ``optimiser.lr`` is for the residual blocks, ``optimiser.head_lr`` (null: the same) for pyramid and head, ``stream_lr`` for the
+    streams, ``skip_lr`` for the two numbers of the discrepancy skip.
+    """
 
     steps: int = Field(400, ge=1)
     batch_size: int = Field(4, ge=1)
     joint_finetune: bool = True
     optimiser: OptimiserConfig = OptimiserConfig()
     stream_lr: float = Field(1e-4, gt=0)
+    skip_lr: float = Field(0.02, gt=0)
     distill_weight: float = Field(1.0, ge=0)
     focal_gamma: float = Field(4.0, ge=0)
     l1_weight: float = Field(1.0, ge=0)

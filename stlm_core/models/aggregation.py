@@ -7,10 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stlm_core.models.tiny_vit import EMBED_DIM
-from stlm_core.models.two_stream import MAPS, StreamFeatures
+from stlm_core.models.two_stream import LARGEST_DISCREPANCY, MAPS, StreamFeatures, discrepancy_map
 
 _WIDTH = 128
 _RATES = (1, 3)
+# Start of the skip: a discrepancy of 1/20 of the largest possible is as likely anomalous as not.
+_SLOPE, _OFFSET = 1.0, 3.0
+_LOG_FLOOR = 1e-4
 
 
 def _conv_norm_relu(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
@@ -54,15 +57,31 @@ class AtrousPyramid(nn.Module):
 
 
 class FeatureAggregation(nn.Module):
-    """Stream features to anomaly logits (N, h, w); the anomaly map is their sigmoid; 1.64 M parameters."""
+    """Stream features to anomaly logits (N, h, w); the anomaly map is their sigmoid; 1.64 M parameters.
 
-    def __init__(self) -> None:
+    With ``discrepancy_skip`` (beyond the paper) the logits are a learned affine function of the log of the streams'
+    discrepancy, to which the network adds; it starts by adding nothing. FA then refines a map that finds any
+    departure from the normal, instead of having to learn from pseudo anomalies alone what one looks like.
+    """
+
+    def __init__(self, discrepancy_skip: bool = True) -> None:
         super().__init__()
+        self.discrepancy_skip = discrepancy_skip
         self.residual = nn.Sequential(ResidualBlock(MAPS * EMBED_DIM, _WIDTH), ResidualBlock(_WIDTH, _WIDTH))
         self.pyramid = AtrousPyramid(_WIDTH)
-        self.head = nn.Sequential(_conv_norm_relu(_WIDTH, _WIDTH, 3), nn.Conv2d(_WIDTH, 1, 1))
+        last = nn.Conv2d(_WIDTH, 1, 1)
+        self.head = nn.Sequential(_conv_norm_relu(_WIDTH, _WIDTH, 3), last)
+        self.slope = nn.Parameter(torch.tensor(_SLOPE), requires_grad=discrepancy_skip)
+        self.offset = nn.Parameter(torch.tensor(_OFFSET), requires_grad=discrepancy_skip)
+        if discrepancy_skip:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, features: StreamFeatures) -> Tensor:
         agreement = [-(p * d) for p, d in zip(features.plain, features.denoising, strict=True)]
-        logits: Tensor = self.head(self.pyramid(self.residual(torch.cat(agreement, 1))))
-        return logits[:, 0]
+        learned: Tensor = self.head(self.pyramid(self.residual(torch.cat(agreement, 1))))
+        logits = learned[:, 0].float()
+        if self.discrepancy_skip:
+            relative = discrepancy_map(features) / LARGEST_DISCREPANCY
+            logits = logits + self.slope * torch.log(relative + _LOG_FLOOR) + self.offset
+        return logits

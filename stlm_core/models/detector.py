@@ -18,10 +18,11 @@ from stlm_core.models.aggregation import FeatureAggregation
 from stlm_core.models.preprocessing import Normalisation, Preprocess
 from stlm_core.models.sam_checkpoint import load_strict
 from stlm_core.models.tiny_vit import Stem
-from stlm_core.models.two_stream import MAPS, TwoStreamModel, discrepancy_map
+from stlm_core.models.two_stream import LARGEST_DISCREPANCY, TwoStreamModel, discrepancy_map
 
 MapSource = Literal["fa", "tlm"]
 RAW_LIMIT = 1e-6  # raw scores are kept this far from 0 and 1 before the logit
+_JUST_OVER_HALF = 0.5 + 2.0**-24  # the float32 next to 0.5
 _METADATA_KEY = "stlm"
 
 
@@ -29,7 +30,8 @@ _METADATA_KEY = "stlm"
 class DetectorFacts:
     """What is needed to rebuild a detector around its weights.
 
-    ``size``: side of the network input, pixels; ``teacher``: name and weight digest, for the record.
+    ``size``: side of the network input, pixels; ``discrepancy_skip``: see
+    :class:`~stlm_core.models.aggregation.FeatureAggregation`; ``teacher``: name and weight digest, for the record.
     """
 
     size: int
@@ -37,6 +39,7 @@ class DetectorFacts:
     normalisation: Normalisation
     teacher: str = ""
     teacher_sha256: str = ""
+    discrepancy_skip: bool = True
 
 
 class Detector(nn.Module):
@@ -54,14 +57,14 @@ class Detector(nn.Module):
         self.map_source = map_source
         self.preprocess = Preprocess(facts.size, facts.normalisation)
         self.streams = TwoStreamModel(facts.stem)
-        self.aggregation = FeatureAggregation()
+        self.aggregation = FeatureAggregation(facts.discrepancy_skip)
 
     def grid_map(self, x: Tensor) -> Tensor:
         """Normalised images (N, 3, S, S) to the anomaly map on the feature grid, (N, h, w) in [0, 1]."""
         features = self.streams(x)
         if self.map_source == "tlm":
-            return discrepancy_map(features) / 2.0**MAPS
-        out: Tensor = self.aggregation(features).float().sigmoid()
+            return discrepancy_map(features) / LARGEST_DISCREPANCY
+        out: Tensor = self.aggregation(features).sigmoid()
         return out
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,13 +82,15 @@ def upsample(grid: Tensor, size: tuple[int, int]) -> Tensor:
 class ShippedDetector(nn.Module):
     """A detector with its operating point: score (N,) calibrated to [0, 1], map (N, H, W), decision (N,) bool.
 
-    score = sigmoid((logit(raw) - logit(raw_threshold)) * scale), so the threshold on the score is 0.5 and an
-    image is anomalous exactly when raw > raw_threshold.
+    score = sigmoid((logit(raw) - logit(raw_threshold)) * scale), so the threshold on the score is 0.5. The decision
+    compares raw scores, and where rounding would put a score on the wrong side of 0.5 it is held on the right one:
+    is_anomalous, raw > raw_threshold and score > 0.5 are one and the same.
     """
 
     def __init__(self, detector: Detector, raw_threshold: float, scale: float) -> None:
         super().__init__()
         self.detector = detector
+        self.raw_threshold = float(raw_threshold)
         limited = min(max(raw_threshold, RAW_LIMIT), 1 - RAW_LIMIT)
         self.offset = float(torch.tensor(limited, dtype=torch.float64).logit())
         self.scale = float(scale)
@@ -94,7 +99,9 @@ class ShippedDetector(nn.Module):
         raw, anomaly_map = self.detector(image)
         limited = raw.clamp(RAW_LIMIT, 1 - RAW_LIMIT)
         score = ((torch.log(limited / (1 - limited)) - self.offset) * self.scale).sigmoid()
-        return score, anomaly_map, score > 0.5
+        is_anomalous = raw > self.raw_threshold
+        score = torch.where(is_anomalous, score.clamp_min(_JUST_OVER_HALF), score.clamp_max(0.5))
+        return score, anomaly_map, is_anomalous
 
 
 def save_detector(path: Path, detector: Detector) -> None:

@@ -17,6 +17,7 @@ from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.tiny_vit import EMBED_DIM, Stem, TinyViT
 
 MAPS = 2  # feature maps a stream yields: image embedding, image tokens
+LARGEST_DISCREPANCY = 2.0**MAPS  # opposed features in every map
 
 
 class StreamFeatures(NamedTuple):
@@ -53,7 +54,8 @@ class TwoStreamModel(nn.Module):
         embeddings = torch.cat([self.plain(image), self.denoising(image)])  # (2N, 256, h, w)
         tokens = self.decoder(embeddings)
         maps = self.recentre(F.normalize(torch.stack([embeddings, tokens], 1).float(), dim=2))  # (2N, maps, C, h, w)
-        plain, denoising = maps.chunk(2)
+        count = image.shape[0]  # slices, not chunk(): the exporter can only keep N dynamic through these
+        plain, denoising = maps[:count], maps[count:]
         return StreamFeatures(list(plain.unbind(1)), list(denoising.unbind(1)))
 
     def recentre(self, features: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from stlm_core.files import sha256_bytes, sha256_file, sha256_tree, write_json_a
 
 MANIFEST = "manifest.json"
 _FINGERPRINT = ".fingerprint"
+_SOURCE_SUFFIXES = {".py", ".j2"}
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,9 @@ class StepResult:
 def code_version() -> str:
     """Package version and a digest of its source, for example ``0.1.0+3f2a9c41d0b7``."""
     package = Path(stlm_core.__file__).parent
-    digest = sha256_bytes(
-        "".join(
-            f"{file.relative_to(package).as_posix()} {sha256_file(file)}\n" for file in sorted(package.rglob("*.py"))
-        ).encode()
-    )
+    sources = sorted(file for file in package.rglob("*") if file.suffix in _SOURCE_SUFFIXES)
+    listed = "".join(f"{file.relative_to(package).as_posix()} {sha256_file(file)}\n" for file in sources)
+    digest = sha256_bytes(listed.encode())
     return f"{stlm_core.__version__}+{digest[:12]}"
 
 

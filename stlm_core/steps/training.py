@@ -59,6 +59,7 @@ def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detect
         size=config.image.size,
         stem=config.model.stem,
         normalisation=facts.normalisation,
+        discrepancy_skip=config.model.discrepancy_skip,
         teacher=config.teacher.name,
         teacher_sha256=sha256_file(weights),
     )

@@ -37,6 +37,8 @@ class Aggregation:
                 config.optimiser.head_lr or config.optimiser.lr,
             ),
         ]
+        if detector.aggregation.discrepancy_skip:
+            groups.append(([detector.aggregation.slope, detector.aggregation.offset], config.skip_lr))
         if config.joint_finetune:
             groups.append((detector.streams.parameters(), config.stream_lr))
         detector.streams.requires_grad_(config.joint_finetune)
@@ -54,7 +56,7 @@ class Aggregation:
         config = self._config
         batch = self._pairs.draw(config.seed, step, config.batch_size).to(self._device)
         features = self.module.streams(self.module.preprocess(batch.images))
-        logits = self.module.aggregation(features).float()
+        logits = self.module.aggregation(features)
         target = mask_to_grid(batch.masks, logits.shape[-2], logits.shape[-1])
         aggregation = aggregation_loss(logits, target, config.focal_gamma, config.l1_weight)
         if not config.joint_finetune:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from registry_project import CURVE_STEPS, make_project, write_export
+from typer.testing import CliRunner
 
+from stlm_core.cli.main import app
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes
@@ -437,3 +439,32 @@ def test_the_environment_is_left_as_it_was(
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
         assert mlflow.get_tracking_uri() == f"sqlite:///{project[0].root / 'mlflow.db'}"
     assert dict(os.environ) == before
+
+
+def test_the_commands_tell_what_they_did_and_end_with_its_code(project: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = project
+
+    def stlm(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, [*arguments, "--params", str(config.root / "params.yaml")])
+        return done.exit_code, done.output
+
+    outputs = ("--outputs", str(config.root / "outputs"))
+    write_export(workspace, revision="r1")
+    assert stlm("register", "--line", "tiny", *outputs)[1].startswith("register tiny: stlm-tiny version 1 registered")
+    assert "version 1 would be champion" in stlm("promote", "--line", "tiny", "--dry-run")[1]
+    code, text = stlm("promote", "--line", "tiny")
+    assert (code, text.splitlines()[0]) == (0, "promote tiny: version 1 is champion")
+    assert "  - image_auroc 0.9500 is at least the floor 0.8000" in text
+    assert stlm("promote", "--line", "tiny") == (0, "promote tiny: version 1 is champion already\n")
+    write_export(workspace, revision="r2", aupro_30=0.5)
+    stlm("register", "--line", "tiny", *outputs)
+    code, text = stlm("promote", "--line", "tiny")
+    assert code == 3
+    assert text.startswith("promote tiny: version 2 is kept back, champion 1 stays\n  - aupro_30 0.5000 against 0.8500")
+    code, text = stlm("promote", "--line", "tiny", "--force", "--reason", "agreed with quality")
+    assert (code, text.splitlines()[0]) == (0, "promote tiny: version 2 is champion, replacing version 1")
+    text = stlm("status")[1]
+    assert "champion" in text
+    assert "0.5000" in text
+    code, text = stlm("rollback", "--line", "tiny", "--reason", "scratches missed")
+    assert (code, text) == (0, "rollback tiny: version 1 is champion again, version 2 withdrawn\n")

@@ -83,6 +83,7 @@ def test_a_difference_fails_and_is_named(session: DetectorSession, model: nn.Mod
 
 def test_a_flip_within_the_tolerance_of_the_threshold_is_counted_and_excused(session: DetectorSession) -> None:
     """128 / 255 = 0.50196 is above the threshold; a torch model 0.003 lower decides otherwise."""
+
     class Lower(Tiny):
         def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             score, anomaly_map, _ = super().forward(image)

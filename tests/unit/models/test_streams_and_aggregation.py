@@ -57,6 +57,24 @@ def test_aggregation_trains_with_a_single_image():
     logits.sum().backward()
     assert logits.shape == (1, 8, 8)
     assert all(parameter.grad is not None for parameter in aggregation.parameters())
+    assert aggregation.slope.grad.abs() > 0
+
+
+def test_the_skip_starts_as_the_log_of_the_discrepancy_alone():
+    maps = [torch.nn.functional.normalize(torch.rand(2, 256, 4, 4) - 0.5, dim=1) for _ in range(4)]
+    features = StreamFeatures(maps[:2], maps[2:])
+    logits = FeatureAggregation(discrepancy_skip=True).eval()(features)
+    torch.testing.assert_close(logits, 3 + torch.log(discrepancy_map(features) / 4 + 1e-4))
+
+
+def test_without_the_skip_aggregation_is_the_network_alone():
+    torch.manual_seed(0)
+    aggregation = FeatureAggregation(discrepancy_skip=False).eval()
+    maps = [torch.rand(2, 256, 4, 4) for _ in range(4)]
+    agreement = torch.cat([-(maps[0] * maps[2]), -(maps[1] * maps[3])], 1)
+    expected = aggregation.head(aggregation.pyramid(aggregation.residual(agreement)))[:, 0]
+    torch.testing.assert_close(aggregation(StreamFeatures(maps[:2], maps[2:])), expected)
+    assert not aggregation.slope.requires_grad
 
 
 def test_every_parameter_of_the_streams_is_used():

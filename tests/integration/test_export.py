@@ -1,0 +1,190 @@
+"""The export step on a whole detector: the file, its proof, its card, and what happens when the proof fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from stlm_core.config import LineConfig, load_line
+from stlm_core.data.manifest import build_manifest
+from stlm_core.errors import StlmError, UserError
+from stlm_core.evaluation.operating_point import OperatingPoint
+from stlm_core.files import sha256_file
+from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, load_detector, save_detector
+from stlm_core.runtime.model import DetectorSession
+from stlm_core.runtime.predict import predict_images
+from stlm_core.steps.export import export
+from stlm_core.steps.workspace import Workspace
+from stlm_core.weights.catalog import lookup
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+
+PARAMS = """
+defaults:
+  image: {{size: 64}}
+  export: {{parity_images: 4, latency_runs: 3{export}}}
+profiles: {{cpu: {{}}}}
+lines:
+  part:
+    data: {{path: data/part, license: CC BY-NC-SA 4.0}}
+"""
+POINT = OperatingPoint(
+    raw_threshold=0.45,
+    budget=0.05,
+    calibration_images=20,
+    guaranteed_false_reject=1 / 21,
+    confidence=0.64,
+    scale=2.0,
+)
+METRICS = {"image_auroc": 0.97, "aupro_30": 0.88, "test_good": 3, "test_anomalous": 3, "false_reject_rate": 0.1}
+
+
+def _make_line(root: Path, export_settings: str = "", test_images: bool = True) -> tuple[LineConfig, Workspace]:
+    rng = np.random.default_rng(5)
+    folders = {"train/good": 8} | ({"test/good": 3, "test/crack": 3} if test_images else {})
+    for folder, count in folders.items():
+        for index in range(count):
+            path = root / "data" / "part" / folder / f"{index:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (52, 70 + index, 3), dtype=np.uint8)).save(path)
+            if "crack" in folder:
+                mask = root / "data" / "part" / "ground_truth" / "crack" / f"{index:03d}_mask.png"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (70 + index, 52), 255).save(mask)
+    (root / "params.yaml").write_text(PARAMS.format(export=export_settings))
+    config = load_line(root / "params.yaml", "part")
+    workspace = Workspace(root / "outputs", "part")
+    for step in ("validate", "train-fa", "evaluate"):
+        workspace.folder(step).mkdir(parents=True)
+    build_manifest(config).write(workspace.folder("validate") / "manifest.parquet")
+    torch.manual_seed(0)
+    teacher = lookup("lite_medsam")
+    facts = DetectorFacts(64, "conv3x3", "unit", teacher.name, teacher.sha256)
+    save_detector(workspace.folder("train-fa") / "detector.safetensors", Detector(facts).eval())
+    evaluated = workspace.folder("evaluate")
+    (evaluated / "operating_point.json").write_text(json.dumps(POINT.to_dict()))
+    (evaluated / "metrics.json").write_text(json.dumps(METRICS))
+    return config, workspace
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[LineConfig, Workspace]:
+    line = _make_line(tmp_path_factory.mktemp("line"))
+    result = export(*line)
+    assert not result.reused
+    assert "equal to torch within" in result.summary
+    return line
+
+
+def test_the_folder_holds_the_model_and_its_records(exported: tuple[LineConfig, Workspace]) -> None:
+    folder = exported[1].folder("export")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "latency.json",
+        "manifest.json",
+        "model.onnx",
+        "model_card.md",
+        "parity.json",
+    ]
+    assert export(*exported).reused
+
+
+def test_the_proof_is_on_real_test_images_of_both_kinds(exported: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = exported
+    parity = json.loads((workspace.folder("export") / "parity.json").read_text())
+    assert parity["passed"] is True
+    assert parity["max_abs_score"] <= config.export.tolerance
+    assert parity["max_abs_map"] <= config.export.tolerance
+    assert parity["onnx_sha256"] == sha256_file(workspace.folder("export") / "model.onnx")
+    assert {case["batch"] for case in parity["cases"]} == {1, 2, 5}
+    assert len({(case["height"], case["width"]) for case in parity["cases"]}) == 2
+    assert [image["split"] for image in parity["images"]] == ["test"] * 4
+    assert {Path(image["path"]).parent.name for image in parity["images"]} == {"good", "crack"}
+    for image in parity["images"]:
+        assert sha256_file(config.resolve("data/part") / image["path"]) == image["sha256"]
+
+
+def test_the_metadata_tells_where_the_file_comes_from(exported: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = exported
+    model = onnx.load(workspace.folder("export") / "model.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["line"] == "part"
+    assert facts["threshold"] == "0.5"
+    assert float(facts["raw_threshold"]) == 0.45
+    assert json.loads(facts["operating_point"]) == POINT.to_dict()
+    assert json.loads(facts["metrics"]) == METRICS
+    assert facts["teacher"] == "lite_medsam"
+    assert facts["teacher_sha256"] == lookup("lite_medsam").sha256
+    assert facts["non_commercial"] == "the line's images are under CC BY-NC-SA 4.0"
+    assert facts["detector_sha256"] == sha256_file(workspace.folder("train-fa") / "detector.safetensors")
+    assert len(facts["dataset_sha256"]) == len(facts["test_sha256"]) == 64
+    assert str(config.root) not in str(facts)
+
+
+def test_predict_says_what_torch_says(exported: tuple[LineConfig, Workspace], tmp_path: Path) -> None:
+    config, workspace = exported
+    images = sorted(config.resolve("data/part/test").rglob("*.png"))
+    summary = predict_images(workspace.folder("export") / "model.onnx", [str(path) for path in images], tmp_path)
+    detector = load_detector(workspace.folder("train-fa") / "detector.safetensors")
+    shipped = ShippedDetector(detector, POINT.raw_threshold, POINT.scale).eval()
+    for row, path in zip(summary.rows, images, strict=True):
+        with Image.open(path) as image, torch.no_grad():
+            score, anomaly_map, decision = shipped(torch.from_numpy(np.array(image))[None])
+        assert row.score == pytest.approx(float(score), abs=1e-5)
+        assert row.is_anomalous == bool(decision)
+        with Image.open(tmp_path / row.map) as stored:
+            difference = np.abs(np.asarray(stored) / 65535 - anomaly_map[0].numpy())
+        assert difference.max() < 1e-4
+
+
+def test_the_card_states_licences_and_figures(exported: tuple[LineConfig, Workspace]) -> None:
+    card = (exported[1].folder("export") / "model_card.md").read_text()
+    assert "**These weights are not for commercial use: the line's images are under CC BY-NC-SA 4.0.**" in card
+    assert "Apache-2.0; trained on medical images" in card
+    assert "| image AUROC | 97.00% |" in card
+    assert "Budget: 50 of 1000 good parts may be rejected." in card
+    assert "Measured on the good test images: 100 of 1000." in card
+    assert "Passed: torch against ONNX Runtime on 4 real images" in card
+    assert "stlm export --line part" in card
+
+
+def test_equal_inputs_give_the_same_file(exported: tuple[LineConfig, Workspace]) -> None:
+    model = exported[1].folder("export") / "model.onnx"
+    before = sha256_file(model)
+    assert not export(*exported, force=True).reused
+    assert sha256_file(model) == before
+
+
+def test_a_failed_proof_leaves_no_model(tmp_path: Path) -> None:
+    config, workspace = _make_line(tmp_path, ", tolerance: 1.0e-12", test_images=False)
+    with pytest.raises(StlmError, match=r"parity proof failed: .* differ by .*, more than export\.tolerance 1e-12"):
+        export(config, workspace)
+    assert not workspace.folder("export").exists()
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_without_test_images_the_held_back_ones_prove_it_and_a_changed_one_is_named(tmp_path: Path) -> None:
+    config, workspace = _make_line(tmp_path, test_images=False)
+    export(config, workspace)
+    parity = json.loads((workspace.folder("export") / "parity.json").read_text())
+    assert {image["split"] for image in parity["images"]} == {"calibration"}
+    assert DetectorSession(workspace.folder("export") / "model.onnx").metadata["test_sha256"] == ""
+    path = config.resolve("data/part") / parity["images"][0]["path"]
+    Image.new("RGB", (70, 52)).save(path)
+    with pytest.raises(UserError, match=f"{path}: has changed since the manifest was made"):
+        export(config, workspace, force=True)
+
+
+def test_missing_and_damaged_inputs_are_named(tmp_path: Path) -> None:
+    config, workspace = _make_line(tmp_path)
+    (workspace.folder("evaluate") / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json: not valid JSON"):
+        export(config, workspace)
+    (workspace.folder("evaluate") / "operating_point.json").unlink()
+    with pytest.raises(UserError, match="run `stlm evaluate --line part` first"):
+        export(config, workspace)
