@@ -131,8 +131,8 @@ class TeacherConfig(Section):
 class ModelConfig(Section):
     """The two streams. ``stem``: the patch embedding, MobileSAM's (stride 16 in all) or LiteMedSAM's (stride 4).
 
-    ``init``: where the streams and the decoder start: the teacher's own weights (a TinyViT teacher only), those of a named
-    TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with the teacher's decoder where it has one.
+    ``init``: where the streams and the decoder start: the teacher's own weights (a TinyViT teacher only), those of a
+    named TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with a TinyViT teacher's decoder.
     ``centre_features`` compares features relative to the teacher's mean over the line's good images (beyond the paper).
     ``discrepancy_skip`` lets FA refine the streams' discrepancy instead of replacing it (beyond the paper).
     """
@@ -172,8 +172,8 @@ class DistillConfig(Section):
 class FaConfig(Section):
     """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too.
 
-    ``optimiser.lr`` is for the residual blocks, ``optimiser.head_lr`` (null: the same) for pyramid and head, ``stream_lr`` for the
-    streams, ``skip_lr`` for the two numbers of the discrepancy skip.
+    ``optimiser.lr`` is for the residual blocks, ``optimiser.head_lr`` (null: the same) for pyramid and head,
+    ``stream_lr`` for the streams, ``skip_lr`` for the two numbers of the discrepancy skip.
     """
 
     steps: int = Field(400, ge=1)

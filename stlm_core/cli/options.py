@@ -24,9 +24,7 @@ DEFAULT_PARAMS = Path("params.yaml")
 DEFAULT_OUTPUTS = Path("outputs")
 
 
-def open_line(
-    line: str, params: Path, outputs: Path, inputs: list[str] | None = None
-) -> tuple[LineConfig, Workspace]:
+def open_line(line: str, params: Path, outputs: Path, inputs: list[str] | None = None) -> tuple[LineConfig, Workspace]:
     """The line's configuration and its folders.
 
     Raises:

@@ -29,7 +29,9 @@ def grid_side(config: LineConfig) -> int:
     """
     stride = STRIDES[config.model.stem]
     if config.image.size % stride:
-        raise UserError(f"image.size: {config.image.size} is not a multiple of {stride}, the stride of {config.model.stem}")
+        raise UserError(
+            f"image.size: {config.image.size} is not a multiple of {stride}, the stride of {config.model.stem}"
+        )
     return config.image.size // stride
 
 
@@ -51,7 +53,9 @@ def cache_teacher_shard(config: LineConfig, workspace: Workspace, shard: int, sh
     """
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}/{shards}: the first number must be from 0 to {shards - 1}")
-    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], (shard, shards)), False)
+    return _run(
+        config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], (shard, shards)), False
+    )
 
 
 def merge_shards(config: LineConfig, workspace: Workspace, shards: Sequence[Path]) -> StepResult:

@@ -66,8 +66,9 @@ def run_step(
     ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
     ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,
     peak memory in MiB. When ``folder`` already holds outputs of exactly the same inputs, config and code,
-    nothing runs unless ``force``; ``still_good`` can look closer at such outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary
-    folder is handed to the next run if inputs, config and code are unchanged, otherwise it is cleared.
+    nothing runs unless ``force``; ``still_good`` can look closer at such outputs. A killed step leaves ``folder`` as
+    it was; with ``resumable`` its temporary folder is handed to the next run if inputs, config and code are unchanged,
+    otherwise it is cleared.
 
     Raises:
         UserError: an input is missing, the disk is full, or another run of this step holds the folder.

@@ -65,6 +65,8 @@ def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detect
     )
     detector = Detector(described, config.evaluate.top_pixels, map_source)
     if source == "random":
+        if facts.stem is not None:  # the paper's reference: random encoders, the teacher's decoder
+            detector.streams.decoder.load_state_dict(build_sam_parts(weights, facts.stem)[1].state_dict())
         return detector
     if facts.stem is None:
         raise UserError(f"model.init: `{source}` is not a TinyViT; set model.init to lite_medsam, mobile_sam or random")

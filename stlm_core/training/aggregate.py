@@ -61,7 +61,9 @@ class Aggregation:
         aggregation = aggregation_loss(logits, target, config.focal_gamma, config.l1_weight)
         if not config.joint_finetune:
             return {"total": aggregation}
-        distillation = distillation_loss(features, self.module.streams.recentre(batch.observed), self.module.streams.recentre(batch.clean))
+        distillation = distillation_loss(
+            features, self.module.streams.recentre(batch.observed), self.module.streams.recentre(batch.clean)
+        )
         total = aggregation + config.distill_weight * distillation
         return {"total": total, "aggregation": aggregation, "distillation": distillation}
 

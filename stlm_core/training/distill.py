@@ -40,7 +40,11 @@ class Distillation:
         """``total``: the distillation loss of the step's batch."""
         batch = self._pairs.draw(self._config.seed, step, self._config.batch_size).to(self._device)
         features = self.module(self._detector.preprocess(batch.images))
-        return {"total": distillation_loss(features, self.module.recentre(batch.observed), self.module.recentre(batch.clean))}
+        return {
+            "total": distillation_loss(
+                features, self.module.recentre(batch.observed), self.module.recentre(batch.clean)
+            )
+        }
 
     def validate(self) -> dict[str, float]:
         """Figures of the discrepancy map on held-back good images with pseudo anomalies."""

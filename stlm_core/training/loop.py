@@ -25,6 +25,9 @@ from stlm_core.training.optimisation import Autocast, autocast_dtype, schedule_f
 CURVE = "curve.csv"
 SELECTION = "selection"  # the validation figure by which weights are chosen; larger is better
 _CURVE_POINTS_PER_VALIDATION = 5
+# Validation figures this close are a tie, and the later weights win it: a schedule that ends at a small learning rate
+# makes them the better trained ones, while a dozen held-back images cannot tell such states apart.
+_TIE = 0.02
 
 
 class Task(Protocol):
@@ -60,7 +63,8 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``best_step`` is where the kept weights come from; ``best`` their validation figures."""
+    """``best_step`` is where the kept weights come from, the last step within 0.02 of the highest selection figure so far;
+    ``best`` their validation figures."""
 
     best_step: int
     best: dict[str, float]
@@ -134,6 +138,7 @@ class _State:
         self.count = 0
         self.curve: list[dict[str, float]] = []
         self.best_step = -1
+        self.highest = -math.inf
         self.best: dict[str, float] = {}
         self.best_weights: dict[str, Tensor] = {}
 
@@ -148,7 +153,10 @@ class _State:
         shown = {f"validation_{name}": value for name, value in figures.items()}
         self.curve.append({"step": float(self.step), "lr_factor": lr_factor, **means, **shown})
         self.sums, self.count = {}, 0
-        if figures and (not self.best or figures[SELECTION] >= self.best[SELECTION]):
+        if not figures:
+            return
+        self.highest = max(self.highest, figures[SELECTION])
+        if figures[SELECTION] >= self.highest - _TIE:
             self.best_step, self.best = self.step, dict(figures)
             self.best_weights = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
 

@@ -64,9 +64,12 @@ def stlm(small_project: Path, weights_dir: Path) -> Stlm:
             capture_output=True,
             text=True,
             timeout=500,
+            check=False,
         )
         if check and done.returncode:
-            raise AssertionError(f"stlm {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"stlm {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
         return done
 
     return run

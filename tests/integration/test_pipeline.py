@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from stlm_core.files import sha256_file
 from stlm_core.training.checkpoint import CHECKPOINT
 
@@ -27,7 +28,14 @@ def test_images_go_in_and_a_registered_champion_comes_out(small_project: Path, s
     assert {"image_auroc", "pixel_auroc", "aupro_30", "aupro_05", "recall_at_budget", "threshold"} <= set(metrics)
     assert json.loads((outputs / "export" / "parity.json").read_text())["passed"] is True
     assert [line.split(" ")[0] for line in first.stdout.splitlines()] == [
-        "validate", "synthesize", "cache-teacher", "distill", "train-fa", "evaluate", "export", "register",
+        "validate",
+        "synthesize",
+        "cache-teacher",
+        "distill",
+        "train-fa",
+        "evaluate",
+        "export",
+        "register",
     ]
 
     again = stlm("run", "--line", "small")
@@ -98,14 +106,17 @@ def test_a_changed_image_and_a_flipped_bit_cost_only_their_own_views(small_proje
     assert "(up to date)" in stlm("cache-teacher", "--line", "small").stdout
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("distill", "--line", "nope"), "no line `nope`"),
-    (("distill", "--line", "small"), "run `stlm synthesize --line small` first"),
-    (("cache-teacher", "--line", "small", "--shard", "2"), "--shard 2: must be I/N"),
-    (("cache-teacher", "--line", "small", "--shard", "3/2", "--out", "x"), "the first number must be from 0 to 1"),
-    (("train-fa", "--line", "small", "--input", "bake=x"), "--input bake=x: must be STEP=FOLDER"),
-    (("summary", "--line", "small"), "run `stlm evaluate --line small` first"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("distill", "--line", "nope"), "no line `nope`"),
+        (("distill", "--line", "small"), "run `stlm synthesize --line small` first"),
+        (("cache-teacher", "--line", "small", "--shard", "2"), "--shard 2: must be I/N"),
+        (("cache-teacher", "--line", "small", "--shard", "3/2", "--out", "x"), "the first number must be from 0 to 1"),
+        (("train-fa", "--line", "small", "--input", "bake=x"), "--input bake=x: must be STEP=FOLDER"),
+        (("summary", "--line", "small"), "run `stlm evaluate --line small` first"),
+    ],
+)
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(stlm: Stlm, arguments: tuple[str, ...], message: str) -> None:
     done = stlm(*arguments, check=False)
     assert done.returncode == 2

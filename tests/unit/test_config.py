@@ -34,18 +34,21 @@ def test_a_line_overrides_its_profile_which_overrides_the_defaults(tmp_path):
     assert config.resolve("/elsewhere").as_posix() == "/elsewhere"
 
 
-@pytest.mark.parametrize(("tree", "message"), [
-    (changed(distill={"stepz": 3}), r"lines\.a: `distill\.stepz`: Extra inputs are not permitted"),
-    (changed(distill={"steps": 0}), r"`distill\.steps`: Input should be greater than or equal to 1"),
-    (changed(distill={"steps": "many"}), r"`distill\.steps`: Input should be a valid integer"),
-    (changed(distil={}), r"`distil`: Extra inputs"),
-    (changed(profile="tpu"), r"lines\.a\.profile: no profile `tpu` \(known: cpu, gpu\)"),
-    (changed(data={"path": "x", "group_pattern": "("}), "group_pattern is not a regular expression"),
-    (changed(data={"path": "x", "group_pattern": "abc"}), "exactly one capture group"),
-    ({**BASE, "lines": {"a": {"profile": "cpu"}}}, r"`data\.path`: Field required"),
-    ({"defaults": {}, "lines": {}}, "needs a mapping `profiles`"),
-    ([1, 2], "needs a mapping `defaults`"),
-])
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (changed(distill={"stepz": 3}), r"lines\.a: `distill\.stepz`: Extra inputs are not permitted"),
+        (changed(distill={"steps": 0}), r"`distill\.steps`: Input should be greater than or equal to 1"),
+        (changed(distill={"steps": "many"}), r"`distill\.steps`: Input should be a valid integer"),
+        (changed(distil={}), r"`distil`: Extra inputs"),
+        (changed(profile="tpu"), r"lines\.a\.profile: no profile `tpu` \(known: cpu, gpu\)"),
+        (changed(data={"path": "x", "group_pattern": "("}), "group_pattern is not a regular expression"),
+        (changed(data={"path": "x", "group_pattern": "abc"}), "exactly one capture group"),
+        ({**BASE, "lines": {"a": {"profile": "cpu"}}}, r"`data\.path`: Field required"),
+        ({"defaults": {}, "lines": {}}, "needs a mapping `profiles`"),
+        ([1, 2], "needs a mapping `defaults`"),
+    ],
+)
 def test_a_mistake_is_named(tmp_path, tree, message):
     with pytest.raises(UserError, match=message):
         load_line(write(tmp_path, tree), "a")

@@ -146,7 +146,17 @@ def test_an_unfinished_cache_is_refused(tmp_path):
 
 def test_key_depends_on_view_teacher_and_grid():
     base = feature_key("view", "teacher", 16)
-    assert len({base, feature_key("other", "teacher", 16), feature_key("view", "t2", 16), feature_key("view", "teacher", 32)}) == 4
+    assert (
+        len(
+            {
+                base,
+                feature_key("other", "teacher", 16),
+                feature_key("view", "t2", 16),
+                feature_key("view", "teacher", 32),
+            }
+        )
+        == 4
+    )
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

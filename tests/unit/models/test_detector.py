@@ -70,7 +70,9 @@ def test_streams_alone_agree_everywhere_when_they_are_equal(detector):
 
 
 @settings(max_examples=30, deadline=None)
-@given(threshold=st.floats(0.001, 0.999), scale=st.floats(0.1, 20), raws=st.lists(st.floats(0, 1, width=32), min_size=1))
+@given(
+    threshold=st.floats(0.001, 0.999), scale=st.floats(0.1, 20), raws=st.lists(st.floats(0, 1, width=32), min_size=1)
+)
 def test_decision_is_raw_score_over_raw_threshold_and_score_keeps_the_order(threshold, scale, raws):
     class Fixed(torch.nn.Module):
         def forward(self, image):

@@ -30,12 +30,15 @@ def test_parts_round_trip(tmp_path):
     assert torch.equal(encoder.state_dict()["neck.0.weight"], state["image_encoder.neck.0.weight"])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s.pop("image_encoder.neck.0.weight"), "missing: neck.0.weight"),
-    (lambda s: s.update({"image_encoder.extra": torch.zeros(1)}), "unexpected: extra"),
-    (lambda s: s.update({"image_encoder.neck.0.weight": torch.zeros(2, 2)}), "of another shape: neck.0.weight"),
-    (lambda s: s.update({"backbone.layer": torch.zeros(1)}), "unknown entries backbone.layer"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("image_encoder.neck.0.weight"), "missing: neck.0.weight"),
+        (lambda s: s.update({"image_encoder.extra": torch.zeros(1)}), "unexpected: extra"),
+        (lambda s: s.update({"image_encoder.neck.0.weight": torch.zeros(2, 2)}), "of another shape: neck.0.weight"),
+        (lambda s: s.update({"backbone.layer": torch.zeros(1)}), "unknown entries backbone.layer"),
+    ],
+)
 def test_what_does_not_fit_is_named(tmp_path, change, message):
     state = checkpoint()
     change(state)

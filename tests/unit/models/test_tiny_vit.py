@@ -8,12 +8,15 @@ import torch
 from stlm_core.models.tiny_vit import TinyViT
 
 
-@pytest.mark.parametrize(("stem", "height", "width", "grid"), [
-    ("conv3x3", 64, 64, (4, 4)),
-    ("conv3x3", 224, 160, (14, 10)),
-    ("conv1x1", 32, 32, (8, 8)),
-    ("conv1x1", 20, 36, (5, 9)),
-])
+@pytest.mark.parametrize(
+    ("stem", "height", "width", "grid"),
+    [
+        ("conv3x3", 64, 64, (4, 4)),
+        ("conv3x3", 224, 160, (14, 10)),
+        ("conv1x1", 32, 32, (8, 8)),
+        ("conv1x1", 20, 36, (5, 9)),
+    ],
+)
 def test_output_is_the_input_divided_by_the_stride(stem, height, width, grid):
     encoder = TinyViT(stem).eval()
     with torch.no_grad():

@@ -81,6 +81,15 @@ def test_a_worse_end_does_not_replace_the_best_step(tmp_path):
     assert run_loop(Worsening(), settings(), tmp_path, CPU).best_step == 20
 
 
+def test_the_later_of_two_nearly_equal_states_is_kept(tmp_path):
+    class Level(Regression):
+        def validate(self) -> dict[str, float]:
+            self.validations += 1
+            return {"selection": [0.90, 0.91, 0.895][self.validations - 1]}
+
+    assert run_loop(Level(), settings(), tmp_path, CPU).best_step == 60
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
     class Exploding(Regression):
         def losses(self, step: int) -> dict[str, torch.Tensor]:

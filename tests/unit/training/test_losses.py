@@ -24,7 +24,9 @@ def test_distillation_loss_is_zero_on_agreement_and_eight_on_opposition():
     assert distillation_loss(StreamFeatures([a, b], [a, a]), observed, clean).item() == 1.0
 
 
-@pytest.mark.parametrize(("logit", "target", "gamma"), [(0.0, 1.0, 4.0), (2.0, 0.0, 4.0), (-1.5, 1.0, 2.0), (3.0, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("logit", "target", "gamma"), [(0.0, 1.0, 4.0), (2.0, 0.0, 4.0), (-1.5, 1.0, 2.0), (3.0, 1.0, 0.0)]
+)
 def test_focal_loss_is_its_formula(logit, target, gamma):
     p = 1 / (1 + math.exp(-logit))
     p_true = p if target == 1 else 1 - p

@@ -22,11 +22,20 @@ def folder(tmp_path):
     for image in range(IMAGES):
         clean = image * (VARIANTS + 1)
         for variant in range(VARIANTS + 1):
-            rows.append({
-                "view": clean + variant, "image": f"sha{image}", "path": f"{image}.png",
-                "split": "validation" if image == IMAGES - 1 else "train", "variant": variant, "clean_view": clean,
-                "mask_fraction": float(variant > 0), "seed": 0, "degrees": 0.0, "view_sha256": f"v{clean + variant}",
-            })
+            rows.append(
+                {
+                    "view": clean + variant,
+                    "image": f"sha{image}",
+                    "path": f"{image}.png",
+                    "split": "validation" if image == IMAGES - 1 else "train",
+                    "variant": variant,
+                    "clean_view": clean,
+                    "mask_fraction": float(variant > 0),
+                    "seed": 0,
+                    "degrees": 0.0,
+                    "view_sha256": f"v{clean + variant}",
+                }
+            )
     pd.DataFrame(rows).to_parquet(tmp_path / INDEX)
     with (
         ArrayWriter(tmp_path / VIEWS, (count, SIZE, SIZE, 3)) as views,
