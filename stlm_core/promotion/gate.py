@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from stlm_core.config import PromoteConfig
+from stlm_core.settings import PromoteConfig
 
 COMPARED = ("image_auroc", "aupro_30", "recall_at_budget")
 _ROUNDING = 1e-9  # 0.95 - 0.01 is not 0.94 in binary

@@ -63,7 +63,7 @@ def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detect
         teacher=config.teacher.name,
         teacher_sha256=sha256_file(weights),
     )
-    detector = Detector(described, config.evaluate.top_pixels, map_source)
+    detector = Detector(described, map_source=map_source)
     if source == "random":
         if facts.stem is not None:  # the paper's reference: random encoders, the teacher's decoder
             detector.streams.decoder.load_state_dict(build_sam_parts(weights, facts.stem)[1].state_dict())

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from stlm_core.config import SynthesizeConfig
 from stlm_core.data.images import read_image, resize_to
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.progress import progress
+from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.bank import INDEX, INDEX_COLUMNS, MASKS, VIEWS, ArrayWriter, Bank
 from stlm_core.synthesis.blend import pseudo_anomaly
 from stlm_core.synthesis.plan import PlannedImage, SourceImage, plan_views

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stlm_core.config import SynthesizeConfig
 from stlm_core.seeding import derive_seed
+from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.rotation import draw_rotation
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from stlm_core.config import TeacherConfig
 from stlm_core.errors import UserError
+from stlm_core.settings import TeacherConfig
 from stlm_core.teachers.base import Teacher, TeacherFacts
 from stlm_core.teachers.efficientnet import load_efficientnet
 from stlm_core.teachers.sam_tiny import load_tiny_sam

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stlm_core.config import FaConfig
 from stlm_core.models.detector import Detector
+from stlm_core.settings import FaConfig
 from stlm_core.training.losses import aggregation_loss, distillation_loss, mask_to_grid
 from stlm_core.training.optimisation import build_optimiser
 from stlm_core.training.pairs import TrainingPairs

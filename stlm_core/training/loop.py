@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from stlm_core.config import OptimiserConfig
 from stlm_core.errors import StlmError
 from stlm_core.files import write_bytes_atomic
 from stlm_core.progress import progress
+from stlm_core.settings import OptimiserConfig
 from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from stlm_core.training.optimisation import Autocast, autocast_dtype, schedule_factor, set_learning_rate
 
@@ -63,7 +63,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``best_step`` is where the kept weights come from, the last step within 0.02 of the highest selection figure so far;
+    """``best_step`` is where the kept weights come from: the last step within 0.02 of the highest selection figure;
     ``best`` their validation figures."""
 
     best_step: int

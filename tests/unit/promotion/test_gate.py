@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stlm_core.config import PromoteConfig
 from stlm_core.promotion.gate import COMPARED, Candidate, decide
+from stlm_core.settings import PromoteConfig
 
 POLICY = PromoteConfig(min_image_auroc=0.8, max_regression=0.01, max_latency_ms=100.0, max_size_mb=120.0)
 GOOD = Candidate(

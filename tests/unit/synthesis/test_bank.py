@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stlm_core.config import SynthesizeConfig
 from stlm_core.errors import UserError
 from stlm_core.seeding import derive_seed
+from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.bank import INDEX_COLUMNS, ArrayReader, ArrayWriter, Bank
 from stlm_core.synthesis.build import build_bank
 from stlm_core.synthesis.plan import SourceImage, plan_views
@@ -239,7 +239,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from stlm_core.config import SynthesizeConfig
+from stlm_core.settings import SynthesizeConfig
 from stlm_core.files import sha256_file
 from stlm_core.synthesis.build import build_bank
 from stlm_core.synthesis.plan import SourceImage

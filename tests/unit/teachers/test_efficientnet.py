@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stlm_core.config import TeacherConfig
 from stlm_core.errors import UserError
+from stlm_core.settings import TeacherConfig
 from stlm_core.teachers.base import Teacher
 from stlm_core.teachers.efficientnet import load_efficientnet, orthonormal
 from stlm_core.teachers.registry import load_teacher

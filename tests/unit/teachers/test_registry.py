@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from stlm_core.config import TeacherConfig
 from stlm_core.errors import UserError
+from stlm_core.settings import TeacherConfig
 from stlm_core.teachers.registry import TEACHERS, load_teacher, locate_weights, teacher_facts, teacher_input_size
 from stlm_core.weights.catalog import CATALOG
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stlm_core.config import TeacherConfig
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.sam_checkpoint import read_state_dict
 from stlm_core.models.tiny_vit import TinyViT
+from stlm_core.settings import TeacherConfig
 from stlm_core.teachers.base import Teacher
 from stlm_core.teachers.registry import load_teacher
 

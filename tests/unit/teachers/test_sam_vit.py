@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stlm_core.config import TeacherConfig
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.sam_checkpoint import load_strict, split_checkpoint
+from stlm_core.settings import TeacherConfig
 from stlm_core.teachers.base import Teacher
 from stlm_core.teachers.registry import load_teacher, teacher_facts
 from stlm_core.teachers.sam_vit import load_sam_vit

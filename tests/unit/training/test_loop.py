@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stlm_core.config import OptimiserConfig
 from stlm_core.errors import StlmError
 from stlm_core.seeding import derive_seed
+from stlm_core.settings import OptimiserConfig
 from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from stlm_core.training.loop import CURVE, LoopSettings, run_loop
 

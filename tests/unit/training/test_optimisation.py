@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stlm_core.config import OptimiserConfig
+from stlm_core.settings import OptimiserConfig
 from stlm_core.training.optimisation import autocast_dtype, build_optimiser, schedule_factor, set_learning_rate
 
 

@@ -1,0 +1,205 @@
+"""The settings of a line, section by section: names, types, ranges and what they mean."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = float
+
+
+class Section(BaseModel):
+    """A frozen section; an unknown key is an error, so that a misspelt setting is never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageConfig(Section):
+    """What the network sees. ``size``: side of the square network input, pixels."""
+
+    size: int = Field(256, ge=64, le=2048)
+
+
+class DataConfig(Section):
+    """Where a line's images are and how the good training images are divided.
+
+    ``path`` is relative to the folder of ``params.yaml`` unless absolute. ``group_pattern`` is a regular
+    expression with one capture group that finds the physical part in a file name; ``group_file`` is a CSV
+    file with the columns ``path`` and ``group`` that names it for every image. Images of one part never fall on
+    two sides of a split.
+    """
+
+    path: str
+    format: Literal["mvtec", "folder"] = "mvtec"
+    validation_fraction: Fraction = Field(0.10, ge=0, lt=0.5)
+    calibration_fraction: Fraction = Field(0.20, gt=0, lt=0.5)
+    group_pattern: str | None = None
+    group_file: str | None = None
+    license: str = "unknown"
+    max_pixels: int = Field(100_000_000, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _pattern_has_one_group(self) -> Self:
+        if self.group_pattern is not None:
+            try:
+                groups = re.compile(self.group_pattern).groups
+            except re.error as error:
+                raise ValueError(f"group_pattern is not a regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError("group_pattern needs exactly one capture group")
+            if self.group_file is not None:
+                raise ValueError("give group_pattern or group_file, not both")
+        return self
+
+
+class ValidateConfig(Section):
+    """The rules a line's images must meet. Counts are images, sides are pixels."""
+
+    min_train_images: int = Field(20, ge=1)
+    min_side: int = Field(32, ge=1)
+    allowed_modes: tuple[str, ...] = ("L", "RGB")
+    allow_mixed_modes: bool = False
+    allow_duplicates_within_split: bool = True
+    require_masks: bool = True
+
+
+class SynthesizeConfig(Section):
+    """Pseudo anomalies (paper section 3.1).
+
+    ``variants`` K per good image, all of them anomalous; ``probability`` with which the training sampler draws
+    one of them instead of the clean view; ``beta_max`` upper end of the uniform blend factor;
+    ``perlin_max_exponent`` the largest power of two of the noise scale per axis; ``perlin_threshold`` the noise,
+    in [-1, 1], above which a pixel is anomalous; ``textures`` a folder of images, or null for the embedded
+    procedural set; ``rotation`` the pose policy of the line: none, small (+-5 degrees), quarter turns, or any.
+    """
+
+    variants: int = Field(4, ge=1, le=64)
+    probability: Fraction = Field(0.5, gt=0, le=1)
+    beta_max: Fraction = Field(0.8, ge=0, lt=1)
+    perlin_max_exponent: int = Field(5, ge=0, le=8)
+    perlin_threshold: float = Field(0.5, gt=0, lt=1)
+    textures: str | None = None
+    rotation: Literal["none", "small", "quarter", "any"] = "none"
+    seed: int = 0
+
+
+class TeacherConfig(Section):
+    """The frozen teacher. ``input_size``: side of the square image it sees, or null for its own size.
+
+    ``weights``: null for the pinned file of the catalogue, or a path, or the ``https://`` or ``s3://`` address that
+    ``stlm weights fetch --from`` got it from. ``weights_sha256``: the hash of a file that is not the pinned one.
+    """
+
+    name: str = "lite_medsam"
+    input_size: int | None = Field(None, ge=32, le=2048)
+    weights: str | None = None
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
+    batch_size: int = Field(8, ge=1)
+    shard_views: int = Field(64, ge=1)
+    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
+
+
+class ModelConfig(Section):
+    """The two streams. ``stem``: the patch embedding, MobileSAM's (stride 16 in all) or LiteMedSAM's (stride 4).
+
+    ``init``: where the streams and the decoder start: the teacher's own weights (a TinyViT teacher only), those of a
+    named TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with a TinyViT teacher's decoder.
+    ``centre_features`` compares features relative to the teacher's mean over the line's good images (beyond the paper).
+    ``discrepancy_skip`` lets FA refine the streams' discrepancy instead of replacing it (beyond the paper).
+    """
+
+    stem: Literal["conv3x3", "conv1x1"] = "conv3x3"
+    init: Literal["teacher", "lite_medsam", "mobile_sam", "random"] = "teacher"
+    centre_features: bool = True
+    discrepancy_skip: bool = True
+
+
+class OptimiserConfig(Section):
+    """``name`` with its learning rate and decay; ``schedule`` over all steps after a linear warm-up."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(5e-4, gt=0)
+    head_lr: float | None = Field(None, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_fraction: Fraction = Field(0.05, ge=0, lt=1)
+    clip_norm: float | None = Field(1.0, gt=0)
+
+
+class DistillConfig(Section):
+    """Training of the two-stream model on the teacher's cached features."""
+
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(4, ge=1)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    validate_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(50, ge=1)
+    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    seed: int = 0
+
+
+class FaConfig(Section):
+    """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too.
+
+    ``optimiser.lr`` is for the residual blocks, ``optimiser.head_lr`` (null: the same) for pyramid and head,
+    ``stream_lr`` for the streams, ``skip_lr`` for the two numbers of the discrepancy skip.
+    """
+
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(4, ge=1)
+    joint_finetune: bool = True
+    optimiser: OptimiserConfig = OptimiserConfig()
+    stream_lr: float = Field(1e-4, gt=0)
+    skip_lr: float = Field(0.02, gt=0)
+    distill_weight: float = Field(1.0, ge=0)
+    focal_gamma: float = Field(4.0, ge=0)
+    l1_weight: float = Field(1.0, ge=0)
+    validate_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(50, ge=1)
+    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    seed: int = 0
+
+
+class EvaluateConfig(Section):
+    """Scores, the operating point and the report.
+
+    ``top_pixels`` the image score is the mean of that many largest pixels of the map at network size;
+    ``false_reject_budget`` the share of good parts that may be rejected.
+    """
+
+    top_pixels: int = Field(100, ge=1)
+    map_source: Literal["fa", "tlm"] = "fa"
+    false_reject_budget: Fraction = Field(0.05, gt=0, lt=1)
+    report_images: int = Field(24, ge=0, le=500)
+    batch_size: int = Field(4, ge=1)
+
+
+class ExportConfig(Section):
+    """ONNX export and its proof. Tolerances are absolute, on scores and maps in [0, 1]."""
+
+    opset: int = Field(20, ge=18, le=23)
+    parity_images: int = Field(8, ge=2)
+    tolerance: float = Field(1e-4, gt=0)
+    latency_runs: int = Field(30, ge=3)
+
+
+class RegisterConfig(Section):
+    """MLflow names. ``experiment``: null for ``stlm-<line>``."""
+
+    experiment: str | None = None
+
+
+class PromoteConfig(Section):
+    """The gate. Metrics are fractions of 1; a null floor is not asked for."""
+
+    min_image_auroc: Fraction | None = Field(0.8, ge=0, le=1)
+    min_aupro_30: Fraction | None = Field(None, ge=0, le=1)
+    min_recall_at_budget: Fraction | None = Field(None, ge=0, le=1)
+    max_regression: Fraction = Field(0.01, ge=0, le=1)
+    max_latency_ms: float | None = Field(None, gt=0)
+    max_size_mb: float | None = Field(120.0, gt=0)
