@@ -96,13 +96,18 @@ class PatchMerging(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside one window, with a learned bias per head and absolute offset."""
+    """Multi-head attention inside square windows of (N, H, W, C), with a learned bias per head and absolute offset.
+
+    Where H and W are no multiples of the window, the published model pads with zeros before its normalisation and
+    lets the padding take part. A padded token's query, key and value are therefore known constants: they are filled
+    in, so that the linear layers run on real tokens only (a third of the tokens on a 16 x 16 grid).
+    """
 
     offsets: Tensor
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.window = heads, window
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -112,13 +117,28 @@ class WindowAttention(nn.Module):
         self.register_buffer("offsets", distance[..., 0] * window + distance[..., 1], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        windows, tokens, width = x.shape
-        qkv = self.qkv(self.norm(x)).view(windows, tokens, self.heads, 3, width // self.heads)
-        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # each (windows, heads, T, head width)
+        n, h, w, c = x.shape
+        size, heads = self.window, self.heads
+        qkv = self._padded(self.qkv(self.norm(x)), -h % size, -w % size)
+        rows, columns = qkv.shape[1] // size, qkv.shape[2] // size
+        qkv = qkv.view(n, rows, size, columns, size, heads, 3, c // heads)
+        q, k, v = (
+            qkv.permute(6, 0, 1, 3, 5, 2, 4, 7).reshape(3, n * rows * columns, heads, size**2, c // heads).unbind(0)
+        )
         bias = self.attention_biases[:, self.offsets]  # (heads, T, T)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(windows, tokens, width))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))  # (windows, heads, T, c / heads)
+        out = out.view(n, rows, columns, heads, size, size, c // heads).permute(0, 1, 4, 2, 5, 3, 6)
+        out = out.reshape(n, rows * size, columns * size, c)[:, :h, :w]
+        mixed: Tensor = self.proj(out)
         return mixed
+
+    def _padded(self, qkv: Tensor, pad_h: int, pad_w: int) -> Tensor:
+        n, h, w, c = qkv.shape
+        if not pad_h and not pad_w:
+            return qkv
+        filler = self.qkv(self.norm.bias).to(qkv.dtype)  # the normalisation of a zero token is its bias
+        qkv = torch.cat([qkv, filler.expand(n, h, pad_w, c)], 2)
+        return torch.cat([qkv, filler.expand(n, pad_h, w + pad_w, c)], 1)
 
 
 class Mlp(nn.Module):
@@ -136,34 +156,19 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention, a depth-wise 3x3 convolution between the windows, and an MLP."""
+    """Window attention, a depth-wise 3x3 convolution between the windows, and an MLP; (N, C, H, W) in and out."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
-        self.window = window
         self.attn = WindowAttention(width, heads, window)
         self.mlp = Mlp(width)
         self.local_conv = ConvNorm(width, width, 3, groups=width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
-        size = self.window
-        x = x + self._attend(x, -h % size, -w % size)
-        x = self.local_conv(x)
         tokens = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+        tokens = tokens + self.attn(tokens)
+        tokens = self.local_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out: Tensor = (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
-        return out
-
-    def _attend(self, x: Tensor, pad_h: int, pad_w: int) -> Tensor:
-        n, c, h, w = x.shape
-        size = self.window
-        # The published model pads with zeros and does not mask them.
-        tokens = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, pad_w, 0, pad_h))
-        rows, columns = (h + pad_h) // size, (w + pad_w) // size
-        tokens = tokens.view(n, rows, size, columns, size, c).transpose(2, 3)
-        tokens = self.attn(tokens.reshape(n * rows * columns, size * size, c))
-        tokens = tokens.view(n, rows, columns, size, size, c).transpose(2, 3).reshape(n, h + pad_h, w + pad_w, c)
-        out: Tensor = tokens[:, :h, :w].permute(0, 3, 1, 2)
         return out
 
 
