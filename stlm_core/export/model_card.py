@@ -122,9 +122,11 @@ def _parity(parity: ParityReport) -> str:
     ]
     versions = ", ".join(f"{name} {version}" for name, version in parity.versions.items())
     table = _table(("batch", "image size", "images", "score, max abs", "map, max abs", "decisions changed"), rows)
+    verdict = "Passed" if parity.passed else "FAILED"
     return (
-        f"{'Passed' if parity.passed else 'FAILED'}: torch against ONNX Runtime on {len(parity.images)} real images, "
-        f"tolerance {parity.tolerance:.0e} ({versions}; {', '.join(parity.providers)}).\n\n{table}"
+        f"{verdict}: torch against ONNX Runtime on {len(parity.images)} real images, tolerance "
+        f"{parity.score_tolerance:.0e} on scores and {parity.tolerance:.0e} on maps ({versions}; "
+        f"{', '.join(parity.providers)}).\n\n{table}"
     )
 
 

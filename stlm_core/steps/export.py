@@ -61,7 +61,14 @@ def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> 
             content = export_onnx(shipped, facts.metadata(), opset=settings.opset)
             shown.advance(note="proof")
             session = DetectorSession(content, name=MODEL)
-            parity = prove_parity(shipped, session, images, settings.tolerance, on_batch=shown.advance)
+            parity = prove_parity(
+                shipped,
+                session,
+                images,
+                tolerance=settings.tolerance,
+                score_tolerance=settings.score_tolerance,
+                on_batch=shown.advance,
+            )
             parity.require()
             shown.advance(0, note="latency")
             latency = measure_latency(session, images[0].pixels, settings.latency_runs, on_run=shown.advance)
@@ -69,10 +76,9 @@ def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> 
         write_json_atomic(folder / LATENCY, latency.to_dict())
         write_bytes_atomic(folder / CARD, model_card(facts, parity, latency).encode())
         write_bytes_atomic(folder / MODEL, content)
-        difference = max(parity.max_abs_score, parity.max_abs_map)
         return (
-            f"{MODEL} {latency.size_mb:.1f} MB, equal to torch within {difference:.1e}, "
-            f"{latency.p50_ms:.0f} ms an image ({latency.cores} cores)"
+            f"{MODEL} {latency.size_mb:.1f} MB, scores equal to torch's within "
+            f"{parity.max_abs_score:.1e}, {latency.p50_ms:.0f} ms an image ({latency.cores} cores)"
         )
 
     return run_step("export", config, SECTIONS, inputs, workspace.folder("export"), work, force=force)

@@ -41,7 +41,7 @@ def test_images_go_in_and_a_registered_champion_comes_out(small_project: Path, s
     again = stlm("run", "--line", "small")
     assert again.stdout.count("(up to date)") == 8
 
-    assert "promoted" in stlm("promote", "--line", "small").stdout
+    assert "version 1 is champion" in stlm("promote", "--line", "small").stdout
     assert "small" in stlm("status").stdout
     summary = stlm("summary", "--line", "small").stdout
     assert "image AUROC" in summary

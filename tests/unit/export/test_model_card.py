@@ -40,7 +40,9 @@ FACTS = ExportFacts(
     git_revision="c" * 40 + "-dirty",
 )
 CASE = ParityCase(5, 256, 300, 5, 1.5e-7, 2.5e-7, 1, 1)
-PARITY = ParityReport(True, 1e-4, 1.5e-7, 2.5e-7, 1, 1, "e" * 64, (CASE,), ({"path": "x"},), {"torch": "2"}, ("CPU",))
+PARITY = ParityReport(
+    True, 1e-4, 1e-3, 1.5e-7, 2.5e-7, 1, 1, "e" * 64, (CASE,), ({"path": "x"},), {"torch": "2"}, ("CPU",)
+)
 LATENCY = LatencyReport(90.123, 99.9, 91.0, 88.0, 30, 3, 512, 400, 0, 2, "a CPU", ("CPU",), "1.32", 69.0)
 
 

@@ -72,7 +72,9 @@ def _image(name: str, height: int, width: int) -> ParityImage:
 @pytest.mark.parametrize("size", [(32, 32), (97, 61), (200, 300), (9, 40), (1, 1)])
 def test_any_size_and_batch_say_the_same_as_torch(small: Small, content: bytes, size: tuple[int, int]) -> None:
     session = DetectorSession(content, threads=1)
-    report = prove_parity(small, session, [_image("a", *size), _image("b", *size)], 1e-5)
+    report = prove_parity(
+        small, session, [_image("a", *size), _image("b", *size)], tolerance=1e-5, score_tolerance=1e-5
+    )
     report.require()
     assert report.passed
     assert {case.batch for case in report.cases} == {1, 2, 5}
@@ -102,10 +104,9 @@ def test_the_contract_of_the_file(content: bytes) -> None:
     assert [value.name for value in graph.output] == ["score", "anomaly_map", "is_anomalous"]
 
 
-@pytest.mark.parametrize("opset", [18, 19])
-def test_older_operator_sets_work(small: Small, opset: int) -> None:
-    session = DetectorSession(export_onnx(small, METADATA, opset=opset), threads=1)
-    prove_parity(small, session, [_image("a", 50, 40)], 1e-5).require()
+def test_the_oldest_operator_set_works(small: Small) -> None:
+    session = DetectorSession(export_onnx(small, METADATA, opset=18), threads=1)
+    prove_parity(small, session, [_image("a", 50, 40)], tolerance=1e-5, score_tolerance=1e-5).require()
 
 
 def test_a_graph_tied_to_one_batch_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tiny_onnx import tiny_onnx
 from torch import Tensor, nn
 
 from stlm_core.errors import StlmError
-from stlm_core.export.parity import ParityImage, passes, prove_parity
+from stlm_core.export.parity import ParityImage, ParityReport, passes, prove_parity
 from stlm_core.runtime.model import DetectorSession
 
 
@@ -26,6 +27,12 @@ class Tiny(nn.Module):
         anomaly_map = image.float().mean(3) / 255
         score = anomaly_map.amax((1, 2))
         return score + self.score, anomaly_map + self.anomaly_map, (score > 0.5) ^ self.flip
+
+
+def _prove(
+    model: nn.Module, session: DetectorSession, images: list[ParityImage], tolerance: float, **options: Any
+) -> ParityReport:
+    return prove_parity(model, session, images, tolerance=tolerance, score_tolerance=tolerance, **options)
 
 
 def _images(*brightest: int) -> list[ParityImage]:
@@ -45,7 +52,7 @@ def session() -> DetectorSession:
 def test_equal_models_pass_and_the_record_is_whole(session: DetectorSession) -> None:
     seen: list[int] = []
     images = _images(10, 200, 90)
-    report = prove_parity(Tiny(), session, images, 1e-6, on_batch=seen.append)
+    report = _prove(Tiny(), session, images, 1e-6, on_batch=seen.append)
     report.require()
     assert report.passed
     assert sum(seen) == passes(len(images)) == 2 * (3 + 2 + 5)
@@ -73,7 +80,7 @@ def test_equal_models_pass_and_the_record_is_whole(session: DetectorSession) -> 
     ],
 )
 def test_a_difference_fails_and_is_named(session: DetectorSession, model: nn.Module, sentence: str) -> None:
-    report = prove_parity(model, session, _images(10, 200), 1e-4)
+    report = _prove(model, session, _images(10, 200), 1e-4)
     assert not report.passed
     with pytest.raises(StlmError, match="parity proof failed") as caught:
         report.require()
@@ -89,29 +96,29 @@ def test_a_flip_within_the_tolerance_of_the_threshold_is_counted_and_excused(ses
             score, anomaly_map, _ = super().forward(image)
             return score - 0.003, anomaly_map, score - 0.003 > 0.5
 
-    report = prove_parity(Lower(), session, _images(128), 0.004)
+    report = _prove(Lower(), session, _images(128), 0.004)
     report.require()
     assert report.passed
     assert report.flipped_decisions == report.excused_decisions == 2 * (1 + 2 + 5)
-    strict = prove_parity(Lower(), session, _images(128), 0.0015)
+    strict = _prove(Lower(), session, _images(128), 0.0015)
     assert not strict.passed
     assert strict.excused_decisions == 0
 
 
 def test_images_of_different_sizes_are_proven_alone_at_their_own(session: DetectorSession) -> None:
     images = [*_images(10), ParityImage("wide.png", "test", "f" * 64, np.full((5, 31, 3), 99, np.uint8))]
-    report = prove_parity(Tiny(), session, images, 1e-6)
+    report = _prove(Tiny(), session, images, 1e-6)
     assert report.passed
 
 
 def test_output_that_is_no_number_fails(session: DetectorSession) -> None:
     with pytest.raises(StlmError, match="not a number"):
-        prove_parity(Tiny(score=float("nan")), session, _images(10), 1e-4)
+        _prove(Tiny(score=float("nan")), session, _images(10), 1e-4)
 
 
 def test_no_images_is_a_mistake_of_the_caller(session: DetectorSession) -> None:
     with pytest.raises(ValueError, match="needs images"):
-        prove_parity(Tiny(), session, [], 1e-4)
+        _prove(Tiny(), session, [], 1e-4)
 
 
 def test_the_torch_side_runs_without_gradients(session: DetectorSession) -> None:
@@ -124,4 +131,14 @@ def test_the_torch_side_runs_without_gradients(session: DetectorSession) -> None
             score, anomaly_map, decision = super().forward(image)
             return score * self.weight, anomaly_map * self.weight, decision
 
-    assert prove_parity(Learning(), session, _images(10), 1e-6).passed
+    assert _prove(Learning(), session, _images(10), 1e-6).passed
+
+
+def test_maps_and_scores_have_tolerances_of_their_own(session: DetectorSession) -> None:
+    """A steep calibration magnifies rounding: scores may differ where maps may not."""
+    shifted = prove_parity(Tiny(score=5e-4), session, _images(10), tolerance=1e-6, score_tolerance=1e-3)
+    assert shifted.passed
+    worse = prove_parity(Tiny(anomaly_map=5e-4), session, _images(10), tolerance=1e-4, score_tolerance=1e-3)
+    assert not worse.passed
+    with pytest.raises(StlmError, match=r"anomaly maps .* more than export\.tolerance 0\.0001"):
+        worse.require()
