@@ -50,11 +50,11 @@ def test_images_go_in_and_a_registered_champion_comes_out(small_project: Path, s
 
     # The shipped file says about the test images what the evaluation said.
     stlm("predict", str(outputs / "export" / "model.onnx"), "images/test", "--out", "predictions")
-    evaluated = {Path(row["path"]).as_posix(): row for row in _rows(outputs / "evaluate" / "images.csv")}
+    evaluated = {row["path"]: row for row in _rows(outputs / "evaluate" / "images.csv")}
     predicted = _rows(small_project / "predictions" / "results.csv")
     assert len(predicted) == len(evaluated) == 11
     for row in predicted:
-        name = Path(row["path"]).as_posix().removeprefix("images/")
+        name = Path(row["path"]).relative_to(small_project / "images").as_posix()
         assert float(row["score"]) == pytest.approx(float(evaluated[name]["score"]), abs=1e-3)
 
 
