@@ -1,0 +1,154 @@
+"""Accuracy, time and memory of whole pipeline runs: the tables of docs/results.md.
+
+    python benchmarks/line_accuracy.py FOLDER sample sample:1 sample:2
+    python benchmarks/line_accuracy.py FOLDER bottle magnetic-tile --datasets DATASETS
+    python benchmarks/line_accuracy.py FOLDER sample/uncentred sample/no-skip sample/staged sample/streams-alone
+
+A run is LINE[:SEED][/VARIANT]. Each becomes a line of a project in FOLDER with the settings of this checkout's
+params.yaml, and runs by `stlm`, one process for all steps; finished steps are kept, so an interrupted benchmark
+continues. DATASETS holds `mvtec_ad/bottle`, `magnetic_tile` and `dtd_textures`. Variants are chosen on pseudo
+anomalies, which is why their figures are in the table; the test split is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stlm_core.config import SECTIONS, deep_merge
+from stlm_core.data.sample_line import write_sample_line
+from stlm_core.steps.workspace import STEPS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Settings over the defaults. `streams-alone` evaluates the default run's weights by the streams' discrepancy.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "streams-alone": {"evaluate": {"map_source": "tlm"}},
+    "uncentred": {"model": {"centre_features": False}},
+    "no-skip": {"model": {"discrepancy_skip": False}},
+    "random-start": {"model": {"init": "random"}},
+    # FA on frozen streams: these get the steps that joint training would have given them.
+    "staged": {"distill": {"steps": 280, "validate_every": 70}, "fa": {"joint_finetune": False}},
+}
+FIGURES = (
+    "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
+    "aupro_30", "aupro_05", "recall_at_budget", "false_reject_rate",
+)  # fmt: skip
+_EXPOSURE_GAP = 60  # files of magnetic tile whose numbers are nearer than this are taken for one physical tile
+
+
+def tile_groups(root: Path) -> str:
+    """CSV of path and group for magnetic tile. File names do not name the tile; its exposures have near numbers."""
+    rows = []
+    for side in ("train", "test"):
+        files = [
+            (int(found[1]), file) for file in (root / side).rglob("*") if (found := re.search(r"num_(\d+)", file.name))
+        ]
+        group, last = 0, None
+        for number, file in sorted(files):
+            group += last is not None and number - last > _EXPOSURE_GAP
+            last = number
+            rows.append(f"{file.relative_to(root).as_posix()},{side}-{group}")
+    return "\n".join(["path,group", *sorted(rows)]) + "\n"
+
+
+def line_settings(line: str, seed: int, folder: Path, datasets: Path) -> dict[str, Any]:
+    """Where the line's images are, its textures and its seeds."""
+    seeds = {section: {"seed": seed} for section in ("data", "synthesize", "distill", "fa")}
+    if line == "sample":
+        return deep_merge(seeds, {"data": {"path": "sample", "license": "CC0-1.0"}})
+    textures = {"synthesize": {"textures": str(datasets / "dtd_textures")}}
+    if line == "bottle":
+        return deep_merge(seeds, {**textures, "data": {"path": str(datasets / "mvtec_ad" / "bottle")}})
+    if line == "magnetic-tile":
+        (folder / "tile_groups.csv").write_text(tile_groups(datasets / "magnetic_tile"))
+        data = {"path": str(datasets / "magnetic_tile"), "group_file": "tile_groups.csv"}
+        return deep_merge(seeds, {"data": data, "synthesize": {**textures["synthesize"], "variants": 1}})
+    raise SystemExit(f"unknown line {line}: sample, bottle or magnetic-tile")
+
+
+def parse(run: str) -> tuple[str, int, str, str]:
+    """Line, seed, variant and the name of the run's line in params.yaml."""
+    named, _, variant = run.partition("/")
+    line, _, seed = named.partition(":")
+    variant = variant or "default"
+    if variant not in VARIANTS:
+        raise SystemExit(f"unknown variant {variant}: {', '.join(VARIANTS)}")
+    return line, int(seed or 0), variant, f"{line}-{seed or 0}-{variant}"
+
+
+def stlm(folder: Path, *arguments: str) -> None:
+    """Run the command line in the project."""
+    environment = {"STLM_WEIGHTS": str(REPOSITORY / ".stlm" / "weights"), **os.environ}
+    command = [sys.executable, "-c", "from stlm_core.cli import main; main()", *arguments]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+
+
+def result(folder: Path, name: str) -> dict[str, Any]:
+    """Figures of a finished run: on pseudo anomalies, on the test split, and each step's cost."""
+    outputs = folder / "outputs" / name
+    metrics = json.loads((outputs / "evaluate" / "metrics.json").read_text())
+    manifests = {step: outputs / step / "manifest.json" for step in STEPS}
+    costs = {step: json.loads(path.read_text()) for step, path in manifests.items() if path.exists()}
+    selection = outputs / "train-fa" / "selection.json"
+    pseudo = json.loads(selection.read_text())["best"] if selection.exists() else {}
+    return {
+        "pseudo": {figure: pseudo.get(figure) for figure in ("image_auroc", "pixel_ap", "selection")},
+        "test": {figure: metrics.get(figure) for figure in FIGURES},
+        "seconds": {step: cost["seconds"] for step, cost in costs.items()},
+        "peak_memory_mib": {step: cost["peak_memory_mib"] for step, cost in costs.items()},
+    }
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with two decimals."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def main() -> None:
+    """Run what is not finished, print the tables, write line_accuracy.json into the folder."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="project to make or continue")
+    parser.add_argument("runs", nargs="+", help="LINE[:SEED][/VARIANT]")
+    parser.add_argument("--datasets", type=Path, default=REPOSITORY.parent / "shared" / "datasets")
+    arguments = parser.parse_args()
+    folder, datasets = arguments.folder.resolve(), arguments.datasets.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "sample").exists():
+        write_sample_line(folder / "sample")
+    tree = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    results = {}
+    for line, seed, variant, name in map(parse, arguments.runs):
+        settings = deep_merge(line_settings(line, seed, folder, datasets), VARIANTS[variant])
+        tree["lines"] = {name: {"profile": "cpu", **{section: {} for section in SECTIONS}, **settings}}
+        (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        if variant == "streams-alone":
+            trained = folder / "outputs" / f"{line}-{seed}-default"
+            stlm(folder, "validate", "--line", name)
+            stlm(folder, "evaluate", "--line", name, "--input", f"train-fa={trained / 'train-fa'}")
+        else:
+            stlm(folder, "run", "--line", name)
+        results[name] = result(folder, name)
+    (folder / "line_accuracy.json").write_text(json.dumps(results, indent=2) + "\n")
+    table = csv.writer(sys.stdout, delimiter="|", lineterminator="\n")
+    table.writerow(["run", "pseudo image AUROC", "pseudo pixel AP", *FIGURES])
+    for name, found in results.items():
+        pseudo = (found["pseudo"]["image_auroc"], found["pseudo"]["pixel_ap"])
+        table.writerow([name, *map(percent, pseudo), *map(percent, found["test"].values())])
+    table.writerow(["step (seconds, MiB)", *results])
+    for step in STEPS:
+        costs = ((found["seconds"].get(step), found["peak_memory_mib"].get(step)) for found in results.values())
+        table.writerow([step, *(f"{seconds:.0f}, {mib:.0f}" if seconds else "-" for seconds, mib in costs)])
+
+
+if __name__ == "__main__":
+    main()
