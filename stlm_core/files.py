@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +79,30 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with a final newline; see :func:`write_bytes_atomic`."""
     write_bytes_atomic(path, (json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def exclusive_lock(lock: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold the file or folder ``lock`` against other processes; a file is made when missing, with its folders.
+
+    Waits for another holder, or with ``busy`` refuses at once with that sentence. The lock goes with the process,
+    however that ends.
+
+    Raises:
+        UserError: ``lock`` cannot be opened, or another process holds it and ``busy`` is given.
+    """
+    folder = lock.is_dir()
+    try:
+        if not folder:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{lock if folder else lock.parent}: cannot be written: {error.strerror or error}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))
+        except BlockingIOError:
+            raise UserError(busy or "") from None
+        yield
+    finally:
+        os.close(handle)

@@ -8,6 +8,22 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = float
+# Names of the adapters in stlm_core.data.adapters.
+Format = Literal[
+    "mvtec",
+    "mvtec_loco",
+    "mpdd",
+    "btad",
+    "visa",
+    "dagm",
+    "kolektor",
+    "kolektor2",
+    "magnetic_tile",
+    "elpv",
+    "coco",
+    "table",
+    "folder",
+]
 
 
 class Section(BaseModel):
@@ -28,11 +44,18 @@ class DataConfig(Section):
     ``path`` is relative to the folder of ``params.yaml`` unless absolute. ``group_pattern`` is a regular
     expression with one capture group that finds the physical part in a file name; ``group_file`` is a CSV
     file with the columns ``path`` and ``group`` that names it for every image. Images of one part never fall on
-    two sides of a split.
+    two sides of a split. ``format`` is the layout of the folder, ``category`` the product where it holds several.
+
+    ``catalog`` is the list of the line's images that ``stlm lines add`` and ``update`` write; with it, nothing else in
+    the folder belongs to the line, and every file must have the sha256 it had. ``catalog_sha256`` pins the list
+    itself: a new one is a new version of the data.
     """
 
     path: str
-    format: Literal["mvtec", "folder"] = "mvtec"
+    format: Format = "mvtec"
+    category: str | None = None
+    catalog: str | None = None
+    catalog_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     validation_fraction: Fraction = Field(0.10, ge=0, lt=0.5)
     calibration_fraction: Fraction = Field(0.20, gt=0, lt=0.5)
     group_pattern: str | None = None

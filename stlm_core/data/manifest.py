@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import io
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stlm_core.config import LineConfig
+from stlm_core.data.adapters.base import stays_inside
 from stlm_core.data.inspection import Inspection, inspect_line, name_files
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes, write_bytes_atomic
@@ -176,12 +177,7 @@ def _row_problem(rows: tuple[ManifestRow, ...]) -> str:
             return f"{row.path}: label {row.label} in split {row.split}"
         if row.path <= previous:
             return f"{row.path}: rows out of order or repeated"
-        if not all(_stays_inside(path) for path in (row.path, row.mask_path or "mask")):
+        if not all(stays_inside(path) for path in (row.path, row.mask_path or "mask")):
             return f"{row.path}: a path that leaves the data folder"
         previous = row.path
     return ""
-
-
-def _stays_inside(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path

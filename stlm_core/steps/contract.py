@@ -9,8 +9,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import stlm_core
 from stlm_core.config import LineConfig
 from stlm_core.errors import StlmError, UserError
-from stlm_core.files import sha256_bytes, sha256_file, sha256_tree, write_json_atomic
+from stlm_core.files import exclusive_lock, sha256_bytes, sha256_file, sha256_tree, write_json_atomic
 
 MANIFEST = "manifest.json"
 _FINGERPRINT = ".fingerprint"
@@ -44,16 +43,11 @@ def code_version() -> str:
     return f"{stlm_core.__version__}+{digest[:12]}"
 
 
-def input_digest(path: Path) -> str:
-    """sha256 of an input: a file's bytes, or a folder's files."""
-    return sha256_tree(path)
-
-
 def run_step(
     step: str,
     config: LineConfig,
     sections: tuple[str, ...],
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | str],
     folder: Path,
     work: Callable[[Path], str],
     *,
@@ -62,6 +56,8 @@ def run_step(
     still_good: Callable[[Path], bool] = lambda folder: True,
 ) -> StepResult:
     """Run ``work`` in a temporary sibling of ``folder`` and rename it when whole.
+
+    ``inputs``: files and folders, or for one whose files were hashed already (a large line's images) that digest.
 
     ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
     ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,
@@ -78,13 +74,14 @@ def run_step(
         "line": config.name,
         "config": config.section_hash(*sections),
         "code": code_version(),
-        "inputs": {name: input_digest(path) for name, path in inputs.items()},
+        "inputs": {name: given if isinstance(given, str) else sha256_tree(given) for name, given in inputs.items()},
     }
     if not force and (summary := _finished(folder, fingerprint)) is not None and still_good(folder):
         return StepResult(folder, f"{summary} (up to date)", reused=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.partial"
-    with _exclusive(folder.parent / f".{folder.name}.lock", step):
+    busy = f"{folder.parent}: another `stlm {step}` is writing here; wait for it to end"
+    with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
         _prepare(partial, fingerprint, keep=resumable and not force)
         began = time.monotonic()
         try:
@@ -170,15 +167,3 @@ def _replace_folder(partial: Path, folder: Path) -> None:
     os.rename(partial, folder)
     if old.exists():
         shutil.rmtree(old)
-
-
-@contextmanager
-def _exclusive(lock: Path, step: str) -> Iterator[None]:
-    import fcntl
-
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{lock.parent}: another `stlm {step}` is writing here; wait for it to end") from None
-        yield

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap
 from stlm_core.config import LINE_NAME, SECTIONS, LineConfig, load_line, load_params
 from stlm_core.data.manifest import SPLITS, Manifest, build_manifest
 from stlm_core.errors import UserError
-from stlm_core.files import write_bytes_atomic
+from stlm_core.files import exclusive_lock, write_bytes_atomic
 
 RECORDS = Path("data") / "lines"  # relative to the folder of params.yaml
 
@@ -77,7 +74,7 @@ def add_line(params: Path, line: NewLine, *, force: bool = False, dry_run: bool 
     """
     if not LINE_NAME.fullmatch(line.name):
         raise UserError(f"line name {line.name!r}: use lower-case letters, digits, - and _, at most 64")
-    with _locked(params):
+    with exclusive_lock(_project(params)):
         tree = load_params(params)
         if line.name in tree["lines"] and not force:
             raise UserError(f"{params}: line `{line.name}` is already there; choose another name or pass --force")
@@ -126,7 +123,7 @@ def remove_line(params: Path, name: str) -> list[Path]:
     Raises:
         UserError: there is no such line, or its entry cannot be cut out of the file.
     """
-    with _locked(params):
+    with exclusive_lock(_project(params)):
         tree = load_params(params)
         if name not in tree["lines"]:
             raise UserError(f"{params}: no line `{name}` (known: {', '.join(tree['lines']) or 'none'})")
@@ -243,15 +240,9 @@ def _same_drive(first: Path, second: Path) -> bool:
     return first.drive == second.drive
 
 
-@contextmanager
-def _locked(params: Path) -> Iterator[None]:
-    """Hold the folder of ``params``, so that two edits at once do not lose one of them."""
-    try:
-        handle = os.open(params.resolve().parent, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{params}: {error.strerror}; run from the project folder or pass --params") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def _project(params: Path) -> Path:
+    """Folder of ``params``."""
+    folder = params.resolve().parent
+    if not folder.is_dir():
+        raise UserError(f"{params}: no such file; run from the project folder or pass --params")
+    return folder

@@ -114,7 +114,7 @@ def test_force_keeps_the_lines_own_settings(params: Path, images: Path) -> None:
         ({"name": "../x"}, "lower-case"),
         ({"name": "sample"}, "already there"),
         ({"layout": "mvtec"}, "no folder train/good"),
-        ({"layout": "coco"}, r"lines\.lids: `data\.format`"),
+        ({"layout": "nonsense"}, r"lines\.lids: `data\.format`"),
         ({"profile": "tpu"}, "no profile `tpu`"),
         ({"group_pattern": "("}, "not a regular expression"),
         ({"group_pattern": "lot(.)"}, "gives it no group"),

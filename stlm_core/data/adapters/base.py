@@ -6,10 +6,13 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, Protocol
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stlm_core.data.images import IMAGE_SUFFIXES
 from stlm_core.errors import UserError
@@ -19,10 +22,15 @@ _IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image as its place in the folder describes it; nothing of it has been read.
+    """One image as its place in the folder, or a table beside it, describes it; nothing of it has been decoded.
 
-    ``path`` and ``mask_path`` are posix paths relative to the scanned folder ("" for no mask). ``split`` is "train"
-    for good images to learn from, "test" for the rest. A non-empty ``problem`` says why the file cannot be used.
+    ``path`` and ``mask_path`` are posix paths relative to the scanned folder ("" for no mask; a folder as ``mask_path``
+    stands for the union of the masks in it). ``split`` is "train" for good images to learn from, "test" for the rest.
+    A non-empty ``problem`` says why the file cannot be used. ``group`` names the physical part where the layout does.
+
+    Where an image cannot be read at ``path`` (a table names a file elsewhere, or one in S3), ``source`` and
+    ``mask_source`` are an absolute path or ``s3://`` address to copy from; where a mask is not a file at all,
+    ``mask_shape`` draws it. A record with any of these can be imported, not referenced.
     """
 
     path: str
@@ -31,6 +39,27 @@ class Record:
     defect_type: str
     mask_path: str = ""
     problem: str = ""
+    group: str = ""
+    source: str = ""
+    mask_source: str = ""
+    mask_shape: MaskShape | None = None
+
+    @property
+    def must_be_imported(self) -> bool:
+        """Whether image or mask are not files of the scanned folder."""
+        return bool(self.source or self.mask_source or self.mask_shape)
+
+
+class MaskShape(Protocol):
+    """A mask that is not a file, for example COCO polygons."""
+
+    def draw(self) -> NDArray[np.uint8]:
+        """The mask, (H, W), 0 or 255.
+
+        Raises:
+            UserError: the description cannot be drawn.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +71,17 @@ class Scan:
 
 
 class Adapter(Protocol):
-    """One dataset layout."""
+    """One dataset layout. ``summary`` is a line of help; ``masks`` is whether the layout has masks at all."""
 
-    def scan(self, root: Path) -> Scan:
-        """List the images under ``root``.
+    summary: ClassVar[str]
+    masks: ClassVar[bool]
+
+    def scan(self, root: Path, category: str | None = None) -> Scan:
+        """List the images under ``root``; of a dataset with several products, those of ``category``.
 
         Raises:
-            UserError: ``root`` does not exist, does not have this layout, or holds no image.
+            UserError: ``root`` does not exist, does not have this layout, or holds no image; or there are several
+                categories and none is given, or not the one given; the message lists those there are.
         """
         ...
 
@@ -170,3 +203,35 @@ def _link_problem(root: Path, path: Path) -> str:
     if not target.is_relative_to(root):
         return f"a link out of the folder, to {printable(str(target))}; copy the file instead"
     return ""
+
+
+def choose_category(root: Path, categories: Sequence[str], category: str | None) -> str:
+    """``category``, or the only one there is.
+
+    Raises:
+        UserError: ``category`` is not one of ``categories``, or is not given where there are several.
+    """
+    known = ", ".join(printable(name) for name in sorted(categories))
+    if category is None:
+        if len(categories) != 1:
+            raise UserError(f"{root}: several categories; choose one with --category: {known}")
+        return categories[0]
+    if category not in categories:
+        raise UserError(f"{root}: no category {category!r} (there are: {known})")
+    return category
+
+
+def no_category(root: Path, category: str | None) -> None:
+    """For layouts of a single product.
+
+    Raises:
+        UserError: a ``category`` is given.
+    """
+    if category is not None:
+        raise UserError(f"{root}: this format has no categories; leave --category out")
+
+
+def stays_inside(path: str) -> bool:
+    """Whether the posix ``path`` is relative and cannot lead out of the folder it starts from."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stlm_core.data.adapters.base import (
     Ignored,
@@ -15,6 +15,7 @@ from stlm_core.data.adapters.base import (
     folders,
     list_images,
     name_key,
+    no_category,
     printable,
     with_problem,
 )
@@ -29,9 +30,13 @@ class MvtecAdapter:
     Masks of good images and image files elsewhere in the folder are passed over and counted.
     """
 
-    def scan(self, root: Path) -> Scan:
+    summary: ClassVar[str] = "train/good, test/<good|defect>, ground_truth/<defect>/<stem>_mask.png"
+    masks: ClassVar[bool] = True
+
+    def scan(self, root: Path, category: str | None = None) -> Scan:
         """See :class:`stlm_core.data.adapters.base.Adapter`."""
         root = existing_folder(root)
+        no_category(root, category)
         if not (root / "train" / GOOD).is_dir():
             raise UserError(f"{root}: no folder train/good, so not in MVTec layout; wrong folder or wrong --format?")
         ignored = Ignored()

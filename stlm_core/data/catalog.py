@@ -1,0 +1,147 @@
+"""The catalogue: which images belong to a line, with their hashes, as a table that a person can read and git can diff.
+
+``stlm lines add`` writes it and ``stlm lines update`` appends to it; the pipeline reads nothing else of the folder. So
+the test set stays what it was, a file that was changed in place is noticed, and one hash names a version of the data.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from stlm_core.config import LineConfig
+from stlm_core.data.adapters import find_adapter
+from stlm_core.data.adapters.base import Record, Scan, printable, stays_inside
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_bytes, write_bytes_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRow:
+    """One image. Paths are posix, relative to the line's images; "" for no mask and for no group.
+
+    ``split`` is "train" (good images, divided further by the validation) or "test"; ``mask_sha256`` is that of the
+    file, or of all files of a folder of masks; ``batch`` counts the imports: 0 for ``lines add``, 1 for the first update.
+    """
+
+    path: str
+    split: Literal["train", "test"]
+    label: int
+    defect_type: str
+    mask_path: str
+    group: str
+    sha256: str
+    mask_sha256: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The rows of a line, sorted by path."""
+
+    rows: tuple[CatalogRow, ...]
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 CSV with a header; the same rows give the same bytes."""
+        stream = io.StringIO()
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(field.name for field in fields(CatalogRow))
+        table.writerows(astuple(row) for row in self.rows)
+        return stream.getvalue().encode()
+
+    def digest(self) -> str:
+        """sha256 of :meth:`to_bytes`: the version of the data."""
+        return sha256_bytes(self.to_bytes())
+
+    def write(self, path: Path) -> None:
+        """Write the table atomically.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        write_bytes_atomic(path, self.to_bytes())
+
+    def scan(self) -> Scan:
+        """The rows as an adapter would have found them."""
+        return Scan(
+            tuple(
+                Record(row.path, row.split, row.label, row.defect_type, row.mask_path, group=row.group)
+                for row in self.rows
+            ),
+            {},
+        )
+
+    @classmethod
+    def of(cls, rows: Iterable[CatalogRow]) -> Catalog:
+        """A catalogue of ``rows`` in any order."""
+        return cls(tuple(sorted(rows, key=lambda row: row.path)))
+
+    @classmethod
+    def read(cls, path: Path, sha256: str | None = None) -> Catalog:
+        """The catalogue stored at ``path``, which must have the hash ``sha256`` if one is given.
+
+        Raises:
+            UserError: missing, not such a table, changed since ``sha256`` was noted, or a row that cannot be.
+        """
+        try:
+            content = path.read_bytes()
+            reader = csv.reader(io.StringIO(content.decode("utf-8-sig")), strict=True)
+            header, *table = list(reader)
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such file; the line's catalogue is under version control, get it back"
+            ) from None
+        except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as CSV: {error}") from None
+        if header != [field.name for field in fields(CatalogRow)]:
+            raise UserError(f"{path}: not a catalogue: columns {', '.join(header)}")
+        rows = tuple(_row(path, number, values) for number, values in enumerate(table, start=2))
+        for before, row in itertools.pairwise(rows):
+            if row.path <= before.path:
+                raise UserError(f"{path}: {printable(row.path)}: rows out of order or repeated")
+        if sha256 is not None and sha256_bytes(content) != sha256:
+            raise UserError(
+                f"{path}: not the catalogue that `data.catalog_sha256` names; get that version back, or change "
+                "the line's images with `stlm lines update` only"
+            )
+        return cls(rows)
+
+
+def open_catalog(config: LineConfig) -> Catalog | None:
+    """The line's catalogue; None for a line whose folder is read as it is.
+
+    Raises:
+        UserError: see :meth:`Catalog.read`.
+    """
+    if config.data.catalog is None:
+        return None
+    return Catalog.read(config.resolve(config.data.catalog), config.data.catalog_sha256)
+
+
+def scan_folder(config: LineConfig) -> Scan:
+    """What the line's folder holds now, whatever its catalogue says.
+
+    Raises:
+        UserError: see :meth:`stlm_core.data.adapters.base.Adapter.scan`.
+    """
+    return find_adapter(config.data.format).scan(config.resolve(config.data.path), config.data.category)
+
+
+def _row(path: Path, number: int, values: list[str]) -> CatalogRow:
+    where = f"{path}: row {number}"
+    if len(values) != len(fields(CatalogRow)):
+        raise UserError(f"{where}: {len(values)} values, {len(fields(CatalogRow))} are needed")
+    image, split, label, defect_type, mask_path, group, sha256, mask_sha256, batch = values
+    if not all(stays_inside(name) for name in (image, mask_path or "mask")):
+        raise UserError(f"{where}: a path that leaves the line's folder")
+    if split not in ("train", "test") or label not in ("0", "1") or (split == "train" and label == "1"):
+        raise UserError(f"{where}: split {printable(split)!r} with label {printable(label)!r}")
+    if not batch.isascii() or not batch.isdigit():
+        raise UserError(f"{where}: batch {printable(batch)!r} is not a number")
+    side: Literal["train", "test"] = "train" if split == "train" else "test"
+    return CatalogRow(image, side, int(label), defect_type, mask_path, group, sha256, mask_sha256, int(batch))
