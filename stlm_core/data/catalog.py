@@ -26,7 +26,7 @@ class CatalogRow:
     """One image. Paths are posix, relative to the line's images; "" for no mask and for no group.
 
     ``split`` is "train" (good images, divided further by the validation) or "test"; ``mask_sha256`` is that of the
-    file, or of all files of a folder of masks; ``batch`` counts the imports: 0 for ``lines add``, 1 for the first update.
+    file, or of all files of a folder of masks; ``batch`` counts imports: 0 for ``lines add``, 1 for the first update.
     """
 
     path: str
