@@ -1,4 +1,4 @@
-"""Hashes and atomic writes."""
+"""Hashes, atomic writes, JSON objects and locks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def sha256_tree(path: Path) -> str:
         raise UserError(f"{path}: no such file or folder")
     digest = hashlib.sha256()
     for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+        # The name as the file system has it: on Linux that is any bytes, which need not be UTF-8.
+        digest.update(os.fsencode(file.relative_to(path)) + f"\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -81,12 +83,29 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_bytes_atomic(path, (json.dumps(value, indent=2, sort_keys=False, allow_nan=False) + "\n").encode())
 
 
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in ``path``; ``remedy``, what to do about a bad file, ends the sentence of an error.
+
+    Raises:
+        UserError: the file cannot be read, is not JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}; {remedy}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; {remedy}")
+    return value
+
+
 @contextmanager
-def exclusive_lock(lock: Path, busy: str | None = None) -> Iterator[None]:
+def exclusive_lock(lock: Path, busy: str | None = None, notice: str | None = None) -> Iterator[None]:
     """Hold the file or folder ``lock`` against other processes; a file is made when missing, with its folders.
 
-    Waits for another holder, or with ``busy`` refuses at once with that sentence. The lock goes with the process,
-    however that ends.
+    Waits for another holder, after printing ``notice`` on standard error, or with ``busy`` refuses at once with that
+    sentence. The lock goes with the process, however that ends.
 
     Raises:
         UserError: ``lock`` cannot be opened, or another process holds it and ``busy`` is given.
@@ -100,9 +119,13 @@ def exclusive_lock(lock: Path, busy: str | None = None) -> Iterator[None]:
         raise UserError(f"{lock if folder else lock.parent}: cannot be written: {error.strerror or error}") from None
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy is not None else 0))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(busy or "") from None
+            if busy is not None:
+                raise UserError(busy) from None
+            if notice is not None:
+                print(notice, file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = float
+# What a rule does; YAML reads a bare `off` as false.
+Severity = Annotated[Literal["warn", "fail", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
 # Names of the adapters in stlm_core.data.adapters.
 Format = Literal[
     "mvtec",
@@ -48,7 +50,8 @@ class DataConfig(Section):
 
     ``catalog`` is the list of the line's images that ``stlm lines add`` and ``update`` write; with it, nothing else in
     the folder belongs to the line, and every file must have the sha256 it had. ``catalog_sha256`` pins the list
-    itself: a new one is a new version of the data.
+    itself: a new one is a new version of the data. ``retrain_share``: new good images over those of the last training,
+    from which `stlm lines update` says that training is due.
     """
 
     path: str
@@ -62,6 +65,7 @@ class DataConfig(Section):
     group_file: str | None = None
     license: str = "unknown"
     max_pixels: int = Field(100_000_000, ge=1)
+    retrain_share: Fraction = Field(0.10, gt=0)
     seed: int = 0
 
     @model_validator(mode="after")
@@ -79,14 +83,40 @@ class DataConfig(Section):
 
 
 class ValidateConfig(Section):
-    """The rules a line's images must meet. Counts are images, sides are pixels."""
+    """The rules a line's images must meet. Counts are images, sides are pixels, shares and similarities are of 1.
+
+    ``min_contrast``: standard deviation of the luminance (0..1) under which an image counts as blank.
+    ``max_aspect``: longer side over shorter side. ``max_mask_share``: share of an image that a mask may mark before
+    it counts as inverted.
+
+    ``near_duplicates`` says what the same photograph saved twice, once in training and once in test, does;
+    ``near_duplicate_similarity`` is how alike two images must be, see :mod:`stlm_core.data.similarity`. ``drift`` says
+    what good images unlike those the champion was trained on do; ``max_drift`` is a distance in standard deviations,
+    ``max_outside`` the share of images that may lie outside the champion's range, see :mod:`stlm_core.data.drift`.
+
+    ``unusable: quarantine`` leaves files that cannot be used out of the manifest and lists them, up to the share
+    ``max_quarantined`` of all images; with ``fail`` the first of them stops the line.
+    """
 
     min_train_images: int = Field(20, ge=1)
+    min_test_good: int = Field(0, ge=0)
+    min_test_defects: int = Field(0, ge=0)
     min_side: int = Field(32, ge=1)
+    max_side: int | None = Field(None, ge=1)
+    max_aspect: float | None = Field(None, ge=1)
+    min_contrast: Fraction = Field(0.01, ge=0, lt=0.5)
     allowed_modes: tuple[str, ...] = ("L", "RGB")
     allow_mixed_modes: bool = False
     allow_duplicates_within_split: bool = True
     require_masks: bool = True
+    max_mask_share: Fraction = Field(0.8, gt=0, le=1)
+    near_duplicates: Severity = "warn"
+    near_duplicate_similarity: Fraction = Field(0.87, ge=0.5, lt=1)
+    drift: Severity = "warn"
+    max_drift: float = Field(0.5, gt=0)
+    max_outside: Fraction = Field(0.05, ge=0, lt=1)
+    unusable: Literal["fail", "quarantine"] = "fail"
+    max_quarantined: Fraction = Field(0.02, ge=0, lt=1)
 
 
 class SynthesizeConfig(Section):
@@ -154,8 +184,8 @@ class OptimiserConfig(Section):
     clip_norm: float | None = Field(1.0, gt=0)
 
 
-class DistillConfig(Section):
-    """Training of the two-stream model on the teacher's cached features."""
+class TrainingConfig(Section):
+    """What the two training stages have in common. Counts are steps; ``batch_size`` is images."""
 
     steps: int = Field(400, ge=1)
     batch_size: int = Field(4, ge=1)
@@ -166,26 +196,23 @@ class DistillConfig(Section):
     seed: int = 0
 
 
-class FaConfig(Section):
+class DistillConfig(TrainingConfig):
+    """Training of the two-stream model on the teacher's cached features."""
+
+
+class FaConfig(TrainingConfig):
     """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too.
 
     ``optimiser.lr`` is for the residual blocks, ``optimiser.head_lr`` (null: the same) for pyramid and head,
     ``stream_lr`` for the streams, ``skip_lr`` for the two numbers of the discrepancy skip.
     """
 
-    steps: int = Field(400, ge=1)
-    batch_size: int = Field(4, ge=1)
     joint_finetune: bool = True
-    optimiser: OptimiserConfig = OptimiserConfig()
     stream_lr: float = Field(1e-4, gt=0)
     skip_lr: float = Field(0.02, gt=0)
     distill_weight: float = Field(1.0, ge=0)
     focal_gamma: float = Field(4.0, ge=0)
     l1_weight: float = Field(1.0, ge=0)
-    validate_every: int = Field(100, ge=1)
-    checkpoint_every: int = Field(50, ge=1)
-    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    seed: int = 0
 
 
 class EvaluateConfig(Section):

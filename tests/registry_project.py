@@ -47,6 +47,7 @@ def write_export(workspace: Workspace, *, revision: str, parity: bool = True, **
         ("evaluate", "metrics.json"): json.dumps(measured),
         ("evaluate", "report.html"): "<html></html>",
         ("validate", "validation.json"): json.dumps({"success": True}),
+        ("validate", "statistics.json"): json.dumps({"of": revision}),
         ("distill", "curve.csv"): "step,loss,validation loss\n"
         + "".join(f"{n},{1 / n},\n" for n in range(1, CURVE_STEPS)),
         ("train-fa", "curve.csv"): "step,loss\n10,0.5\n20,nan\n30,0.25\n",

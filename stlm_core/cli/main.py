@@ -12,13 +12,20 @@ from collections.abc import Callable
 import typer
 
 from stlm_core.cli.data import lines_app, sample_command, validate_command
-from stlm_core.cli.evaluate import evaluate_command
-from stlm_core.cli.export import export_command
 from stlm_core.cli.predict import predict_command
-from stlm_core.cli.registry import promote_command, register_command, rollback_command, status_command
+from stlm_core.cli.registry import promote_command, rollback_command, status_command
+from stlm_core.cli.steps import (
+    cache_teacher_command,
+    distill_command,
+    evaluate_command,
+    export_command,
+    register_command,
+    run_command,
+    synthesize_command,
+    train_fa_command,
+)
 from stlm_core.cli.summary import config_command, summary_command
-from stlm_core.cli.synthesize import synthesize_command
-from stlm_core.cli.training import cache_teacher_command, distill_command, run_command, train_fa_command
+from stlm_core.cli.versioning import data_app
 from stlm_core.cli.weights import weights_app
 from stlm_core.errors import StlmError
 
@@ -51,6 +58,7 @@ for panel, name, command in _COMMANDS:
     app.command(name, rich_help_panel=panel)(command)
 app.add_typer(lines_app, name="lines", rich_help_panel="Data")
 app.add_typer(weights_app, name="weights", rich_help_panel="Data")
+app.add_typer(data_app, name="data", rich_help_panel="Data")
 
 
 def main() -> None:

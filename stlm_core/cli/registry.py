@@ -1,4 +1,4 @@
-"""``stlm register``, ``promote``, ``rollback`` and ``status``."""
+"""``stlm promote``, ``rollback`` and ``status``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stlm_core.cli.options import DEFAULT_OUTPUTS, DEFAULT_PARAMS, Force, Inputs, Line, Outputs, Params, open_line
+from stlm_core.cli.options import DEFAULT_PARAMS, Line, Params
 
 if TYPE_CHECKING:
     from stlm_core.integrations.mlflow_registry import Version
@@ -17,20 +17,6 @@ KEPT_EXIT_CODE = 3
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the version.")]
 By = Annotated[str | None, typer.Option("--by", help="Who decides; by default the user of this process.")]
-
-
-def register_command(
-    line: Line,
-    params: Params = DEFAULT_PARAMS,
-    outputs: Outputs = DEFAULT_OUTPUTS,
-    inputs: Inputs = None,
-    force: Force = False,
-) -> None:
-    """Log the export and its evaluation to MLflow and register it as the line's challenger."""
-    from stlm_core.steps.register import register
-
-    result = register(*open_line(line, params, outputs, inputs), force=force)
-    typer.echo(f"register {line}: {result.summary}")
 
 
 def promote_command(

@@ -2,6 +2,10 @@
 
 ``stlm lines add`` writes it and ``stlm lines update`` appends to it; the pipeline reads nothing else of the folder. So
 the test set stays what it was, a file that was changed in place is noticed, and one hash names a version of the data.
+
+A line's settings name the hash of its catalogue, so two files have to change together. The new catalogue is therefore
+staged beside the old one under a name made of its hash, then the settings are replaced, then the staged file takes the
+catalogue's place: whoever reads in between, or after a kill, finds the version that the settings name.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -19,6 +25,8 @@ from stlm_core.data.adapters import find_adapter
 from stlm_core.data.adapters.base import Record, Scan, printable, stays_inside
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes, write_bytes_atomic
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,14 @@ class Catalog:
         """
         write_bytes_atomic(path, self.to_bytes())
 
+    def stage(self, path: Path) -> None:
+        """Write the table beside ``path``, to take its place in :func:`publish`.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        write_bytes_atomic(_staged(path, self.digest()), self.to_bytes())
+
     def scan(self) -> Scan:
         """The rows as an adapter would have found them."""
         return Scan(
@@ -83,11 +99,13 @@ class Catalog:
 
     @classmethod
     def read(cls, path: Path, sha256: str | None = None) -> Catalog:
-        """The catalogue stored at ``path``, which must have the hash ``sha256`` if one is given.
+        """The catalogue stored at ``path``, or staged for it, which must have the hash ``sha256`` if one is given.
 
         Raises:
             UserError: missing, not such a table, changed since ``sha256`` was noted, or a row that cannot be.
         """
+        if sha256 is not None and _staged(path, sha256).is_file():
+            path = _staged(path, sha256)
         try:
             content = path.read_bytes()
             reader = csv.reader(io.StringIO(content.decode("utf-8-sig")), strict=True)
@@ -112,6 +130,24 @@ class Catalog:
         return cls(rows)
 
 
+def publish(path: Path, sha256: str) -> None:
+    """Give the staged catalogue with the hash ``sha256`` the place of ``path``; drop others that were staged.
+
+    Nothing happens when none is staged, so that it can be done again after a kill.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        staged = _staged(path, sha256)
+        if staged.is_file():
+            os.replace(staged, path)
+        for other in path.parent.glob(f".{path.name}.staged-*"):
+            other.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
 def open_catalog(config: LineConfig) -> Catalog | None:
     """The line's catalogue; None for a line whose folder is read as it is.
 
@@ -132,16 +168,22 @@ def scan_folder(config: LineConfig) -> Scan:
     return find_adapter(config.data.format).scan(config.resolve(config.data.path), config.data.category)
 
 
+def _staged(path: Path, sha256: str) -> Path:
+    return path.with_name(f".{path.name}.staged-{sha256[:32]}")
+
+
 def _row(path: Path, number: int, values: list[str]) -> CatalogRow:
     where = f"{path}: row {number}"
     if len(values) != len(fields(CatalogRow)):
-        raise UserError(f"{where}: {len(values)} values, {len(fields(CatalogRow))} are needed")
+        raise UserError(f"{where}: {len(values)} columns instead of {len(fields(CatalogRow))}")
     image, split, label, defect_type, mask_path, group, sha256, mask_sha256, batch = values
     if not all(stays_inside(name) for name in (image, mask_path or "mask")):
         raise UserError(f"{where}: a path that leaves the line's folder")
     if split not in ("train", "test") or label not in ("0", "1") or (split == "train" and label == "1"):
         raise UserError(f"{where}: split {printable(split)!r} with label {printable(label)!r}")
-    if not batch.isascii() or not batch.isdigit():
+    if not _SHA256.fullmatch(sha256) or not (_SHA256.fullmatch(mask_sha256) or not (mask_sha256 or mask_path)):
+        raise UserError(f"{where}: a sha256 that is none")
+    if not re.fullmatch(r"[0-9]{1,9}", batch):
         raise UserError(f"{where}: batch {printable(batch)!r} is not a number")
     side: Literal["train", "test"] = "train" if split == "train" else "test"
     return CatalogRow(image, side, int(label), defect_type, mask_path, group, sha256, mask_sha256, int(batch))

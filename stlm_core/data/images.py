@@ -1,13 +1,13 @@
-"""Image files in: header facts, decoding to 8-bit RGB, masks, resizing. Every byte is untrusted."""
+"""Image files in: opening, decoding to 8-bit RGB, masks, resizing. Every byte is untrusted."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stlm_core.errors import UserError
-from stlm_core.files import sha256_bytes
+from stlm_core.files import sha256_tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -24,7 +24,7 @@ DEFAULT_MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _HIGH_DEPTH_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
-_DIRECT_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
+_DIRECT_MODES = frozenset({"P", "RGBX", "CMYK", "YCbCr"})
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,37 +37,6 @@ _TRANSPOSE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What is known of an image file whose pixels decode.
-
-    ``width`` and ``height`` are pixels after EXIF orientation, ``mode`` is Pillow's name of the stored mode
-    ("L", "RGB", "I;16", ...), ``bytes`` and ``sha256`` describe the file.
-    """
-
-    width: int
-    height: int
-    mode: str
-    bytes: int
-    sha256: str
-
-
-def probe_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFacts:
-    """Facts of an image, after decoding all its pixels once.
-
-    Raises:
-        UserError: the file cannot be read, is not a known image, is truncated or corrupt, or its header
-            announces more than ``max_pixels`` pixels (checked before decoding).
-    """
-    content = _read_bytes(path)
-    with _open(path, content, max_pixels) as image:
-        mode = image.mode
-        rotated = _orientation(image)
-        _ = _to_rgb(path, image) if mode not in _DIRECT_MODES else image.load()
-        width, height = rotated_size(image.size, rotated)
-    return ImageFacts(width, height, mode, len(content), sha256_bytes(content))
-
-
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode an image to uint8 (H, W, 3) RGB, values 0..255, EXIF orientation applied.
 
@@ -76,14 +45,24 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     without a colour profile. Of a file with several pages the first is taken.
 
     Raises:
-        UserError: as :func:`probe_image`, or the pixel format cannot be shown as 8-bit RGB.
+        UserError: the file cannot be read, is not a known image, is truncated or corrupt, its header announces more
+            than ``max_pixels`` pixels (checked before decoding), or its pixel format cannot be shown as 8-bit RGB.
     """
-    with _open(path, _read_bytes(path), max_pixels) as image:
-        orientation = _orientation(image)
-        rgb = _to_rgb(path, image)
-        if orientation in _TRANSPOSE:
-            rgb = rgb.transpose(_TRANSPOSE[orientation])
+    with open_image(path, read_content(path), max_pixels) as image:
+        orientation = stored_orientation(image)
+        rgb = to_eight_bit(path, image)
+        rgb = upright(rgb if rgb.mode == "RGB" else rgb.convert("RGB"), orientation)
         return np.asarray(rgb, dtype=np.uint8).copy()  # (H, W, 3), writable
+
+
+def image_size(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) after EXIF orientation, as the header says; no pixel is decoded.
+
+    Raises:
+        UserError: as :func:`read_image`, as far as the header shows it.
+    """
+    with open_image(path, read_content(path), max_pixels) as image:
+        return rotated_size(image.size, stored_orientation(image))
 
 
 def read_mask(
@@ -96,28 +75,51 @@ def read_mask(
     """Decode a ground-truth mask to bool (H, W): a pixel is anomalous where the stored mask is > 0.
 
     The rule is applied to the original values (of colour masks: any channel, after compositing alpha on black),
-    before any resize. ``expected_hw`` is the (height, width) of ``image``, which is only named in messages.
+    before any resize. Of a folder it is the union of the masks in it. ``expected_hw`` is the (height, width) of
+    ``image``, which is only named in messages.
 
     Raises:
-        UserError: as :func:`read_image`, the mask is a JPEG (its edges are not exact), or its size differs.
+        UserError: as :func:`read_image`, a mask is a JPEG (its edges are not exact), its size differs, or the folder
+            holds no image file.
     """
-    with _open(path, _read_bytes(path), max_pixels) as stored:
-        if stored.format == "JPEG":
-            raise UserError(f"{path}: a JPEG mask has no exact edges; save the mask as PNG")
-        orientation = _orientation(stored)
-        if stored.mode in _HIGH_DEPTH_MODES | {"F"}:
-            marked = np.asarray(stored) > 0
-        else:
-            marked = np.asarray(_to_rgb(path, stored)).max(axis=2) > 0
-    if orientation in _TRANSPOSE:
-        marked = np.asarray(Image.fromarray(marked.astype(np.uint8)).transpose(_TRANSPOSE[orientation])) > 0
-    if marked.shape != expected_hw:
-        of = f" {image}" if image is not None else ""
-        raise UserError(
-            f"{path}: the mask is {marked.shape[1]} x {marked.shape[0]} pixels, its image{of} is "
-            f"{expected_hw[1]} x {expected_hw[0]}"
-        )
-    return np.asarray(marked, dtype=np.bool_)
+    union = np.zeros(expected_hw, np.bool_)
+    for file in mask_files(path):
+        marked = _read_mask_file(file, max_pixels)
+        if marked.shape != expected_hw:
+            of = f" {image}" if image is not None else ""
+            raise UserError(
+                f"{file}: the mask is {marked.shape[1]} x {marked.shape[0]} pixels, its image{of} is "
+                f"{expected_hw[1]} x {expected_hw[0]}"
+            )
+        union |= marked
+    return union
+
+
+def mask_files(path: Path) -> list[Path]:
+    """The files of a mask: ``path`` itself, or the image files in the folder ``path``, sorted by name.
+
+    Raises:
+        UserError: the folder cannot be listed or holds no image file.
+    """
+    if not path.is_dir():
+        return [path]
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be listed: {error.strerror or error}") from None
+    files = [path / name for name in names if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise UserError(f"{path}: no mask in the folder")
+    return files
+
+
+def mask_sha256(path: Path) -> str:
+    """One sha256 for a mask: of the file, or of all files in the folder with their names.
+
+    Raises:
+        UserError: missing, or not readable.
+    """
+    return sha256_tree(path)
 
 
 def resize_to(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -136,7 +138,17 @@ def rotated_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation >= 5 else size
 
 
-def _read_bytes(path: Path) -> bytes:
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """``image`` as it is meant to be seen, given its EXIF orientation 1..8."""
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+def read_content(path: Path) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        UserError: it cannot be read, is empty, or is something else than a file.
+    """
     try:
         # Non-blocking, because opening a FIFO with an image's name would otherwise wait for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -152,8 +164,12 @@ def _read_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def _open(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Open, check the size in the header, and turn whatever a decoder raises into one sentence."""
+def open_image(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """The image in ``content``, its pixels not decoded yet; whatever a decoder raises becomes one sentence.
+
+    Raises:
+        UserError: see :func:`read_image`; ``path`` is only named.
+    """
     pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
@@ -166,8 +182,11 @@ def _open(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except UserError:
         raise
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: more than {min(max_pixels, pillow_limit)} pixels, the largest that is read") from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, before the size can be asked for
+        found = re.search(r"\((\d+) pixels\)", str(error))
+        size = f"{found[1]} pixels" if found else "it"
+        limit = f"`data.max_pixels` = {max_pixels}" if max_pixels <= pillow_limit else f"{pillow_limit}, the most read"
+        raise UserError(f"{path}: {size} is more than {limit}") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image in a known format (PNG, JPEG, BMP, TIFF, WebP)") from None
     except MemoryError:
@@ -186,7 +205,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _orientation(image: Image.Image) -> int:
+def stored_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 where there is none."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block does not make the pixels unusable
@@ -194,16 +214,41 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) and orientation in _TRANSPOSE else 1
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def to_eight_bit(path: Path, image: Image.Image) -> Image.Image:
+    """The pixels of an opened image as mode "L" (one grey channel) or "RGB", by the rules of :func:`read_image`.
+
+    Raises:
+        UserError: see :func:`read_image`; ``path`` is only named.
+    """
     if image.mode in _HIGH_DEPTH_MODES:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UserError(f"{path}: 32-bit values outside 0..65535; save it with 8 or 16 bits a channel")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, rgba).convert("RGB")
+    if image.mode in ("L", "RGB"):
+        image.load()
+        return image
+    if image.mode == "1":
+        return image.convert("L")
     if image.mode in _DIRECT_MODES:
         return image.convert("RGB")
     raise UserError(f"{path}: pixel format {image.mode} is not supported; save it as 8-bit grey or RGB")
+
+
+def _read_mask_file(path: Path, max_pixels: int) -> NDArray[np.bool_]:
+    with open_image(path, read_content(path), max_pixels) as stored:
+        if stored.format == "JPEG":
+            raise UserError(f"{path}: a JPEG mask has no exact edges; save the mask as PNG")
+        orientation = stored_orientation(stored)
+        if stored.mode in _HIGH_DEPTH_MODES | {"F"}:
+            marked = np.asarray(stored) > 0
+        else:
+            levels = np.asarray(to_eight_bit(path, stored))  # (H, W) or (H, W, 3)
+            marked = (levels if levels.ndim == 2 else levels.max(axis=2)) > 0
+    if orientation in _TRANSPOSE:
+        marked = np.asarray(upright(Image.fromarray(marked.astype(np.uint8)), orientation)) > 0
+    return np.asarray(marked, dtype=np.bool_)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
-from dataclasses import asdict, dataclass, fields
+import itertools
+import operator
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +19,10 @@ from stlm_core.config import LineConfig
 from stlm_core.data.adapters.base import stays_inside
 from stlm_core.data.inspection import Inspection, inspect_line, name_files
 from stlm_core.errors import UserError
-from stlm_core.files import sha256_bytes, write_bytes_atomic
+from stlm_core.files import write_bytes_atomic
 
 SPLITS = ("train", "validation", "calibration", "test")
+_ROW_GROUP = 16_384
 SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -30,9 +36,18 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int64(), nullable=False),
         pa.field("height", pa.int64(), nullable=False),
         pa.field("mode", pa.string(), nullable=False),
+        pa.field("mask_sha256", pa.string(), nullable=False),
+        pa.field("phash", pa.string(), nullable=False),
+        pa.field("brightness", pa.float64(), nullable=False),
+        pa.field("contrast", pa.float64(), nullable=False),
+        pa.field("sharpness", pa.float64(), nullable=False),
+        pa.field("saturated", pa.float64(), nullable=False),
     ],
-    metadata={"stlm_manifest_version": "1"},
+    metadata={"stlm_manifest_version": "2"},
 )
+
+
+_identity = operator.attrgetter("path", "split", "label", "defect_type", "mask_path", "group", "sha256", "mask_sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,9 @@ class ManifestRow:
     """One image. Paths are posix, relative to the line's data folder; ``mask_path`` and ``group`` are "" for none.
 
     ``label`` is 0 (good) or 1 (anomalous), ``width`` and ``height`` are pixels after EXIF orientation, ``mode`` is
-    Pillow's name of the stored mode, ``sha256`` and ``bytes`` describe the file.
+    Pillow's name of the stored mode, ``sha256`` and ``bytes`` describe the file. ``mask_sha256`` is "" for no mask,
+    and one for all files of a folder of masks. The last five are those of
+    :class:`stlm_core.data.statistics.ImageStatistics`.
     """
 
     path: str
@@ -54,6 +71,12 @@ class ManifestRow:
     width: int
     height: int
     mode: str
+    mask_sha256: str = ""
+    phash: str = ""
+    brightness: float = 0.0
+    contrast: float = 0.0
+    sharpness: float = 0.0
+    saturated: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,9 +120,12 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The Parquet file: the same rows give the same bytes (with one version of pyarrow)."""
-        columns = {field.name: [getattr(row, field.name) for row in self.rows] for field in fields(ManifestRow)}
         sink = io.BytesIO()
-        pq.write_table(pa.table(columns, schema=SCHEMA), sink, compression="zstd", store_schema=True)
+        with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+            for start in range(0, len(self.rows), _ROW_GROUP):
+                group = self.rows[start : start + _ROW_GROUP]
+                columns = [[getattr(row, name) for row in group] for name in SCHEMA.names]
+                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         return sink.getvalue()
 
     def write(self, path: Path) -> None:
@@ -111,9 +137,11 @@ class Manifest:
         write_bytes_atomic(path, self.to_bytes())
 
     def digest(self) -> str:
-        """sha256 of the rows, whatever wrote the file and wherever the images lie."""
-        lines = "\n".join(repr(tuple(asdict(row).values())) for row in self.rows)
-        return sha256_bytes(lines.encode())
+        """sha256 of which images there are and what they are for, whatever was measured and wherever they lie."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(repr(_identity(row)).encode())
+        return digest.hexdigest()
 
     @classmethod
     def read(cls, path: Path, root: Path) -> Manifest:
@@ -136,10 +164,17 @@ class Manifest:
                 f"{path}: not a manifest of this version: columns {table.schema.names}, expected {SCHEMA.names} "
                 "with their types; run `stlm validate` again"
             )
-        rows = tuple(ManifestRow(**row) for row in table.to_pylist())
+        rows = tuple(row for batch in table.to_batches(_ROW_GROUP) for row in _rows(batch))
         if problem := _row_problem(rows):
             raise UserError(f"{path}: {problem}; run `stlm validate` again")
         return cls(root, rows)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[ManifestRow]:
+    columns = dict(zip(SCHEMA.names, (column.to_pylist() for column in batch.columns), strict=True))
+    for name in ("split", "defect_type", "group", "mode"):  # few different values: one object for each
+        columns[name] = [sys.intern(value) for value in columns[name]]
+    return itertools.starmap(ManifestRow, zip(*columns.values(), strict=True))
 
 
 def build_manifest(config: LineConfig) -> Manifest:
@@ -163,9 +198,8 @@ def manifest_of(inspection: Inspection) -> Manifest:
     ]
     if bad:
         raise UserError(f"{inspection.root}: unusable images, {len(bad)} in all: {name_files(bad)}")
-    names = [field.name for field in fields(ManifestRow)]
-    rows = (ManifestRow(**{name: getattr(row, name) for name in names}) for row in inspection.rows)
-    return Manifest(inspection.root, tuple(rows))
+    values = operator.attrgetter(*SCHEMA.names)
+    return Manifest(inspection.root, tuple(ManifestRow(*values(row)) for row in inspection.rows))
 
 
 def _row_problem(rows: tuple[ManifestRow, ...]) -> str:

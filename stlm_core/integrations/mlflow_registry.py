@@ -7,15 +7,16 @@ between two writes leaves a state that the next one completes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from stlm_core.errors import StlmError, UserError
+from stlm_core.errors import StlmError
+from stlm_core.files import exclusive_lock
 from stlm_core.integrations.mlflow_client import Tracking
 from stlm_core.integrations.mlflow_run import LoggedRun
 
@@ -145,27 +146,14 @@ class Registry:
         return value if isinstance(value, dict) else None
 
 
-@contextlib.contextmanager
-def registry_lock(root: Path, line: str) -> Iterator[None]:
+def registry_lock(root: Path, line: str) -> AbstractContextManager[None]:
     """One command at a time changes a line's aliases from this project folder.
 
     Raises:
-        UserError: another one is at it, or the lock cannot be made.
+        UserError: on entering: another one is at it, or the lock cannot be made.
     """
-    import fcntl
-
-    lock = root / ".stlm" / "locks" / f"registry-{line}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        stream = lock.open("w")
-    except OSError as error:
-        raise UserError(f"{lock}: cannot be written: {error.strerror or error}") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"line {line}: another register, promote or rollback is running; wait for it") from None
-        yield
+    busy = f"line {line}: another register, promote or rollback is running; wait for it"
+    return exclusive_lock(root / ".stlm" / "locks" / f"registry-{line}.lock", busy)
 
 
 def _version(found: ModelVersion) -> Version:

@@ -1,4 +1,4 @@
-"""An S3 object as a resumable source of weights.
+"""S3 objects: one as a resumable source of weights, many as images to copy.
 
 Endpoint, region and credentials are what boto3 finds by itself: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID`` and so
 on, or the user's AWS profile. None of them appears in a message.
@@ -7,20 +7,30 @@ on, or the user's AWS profile. None of them appears in a message.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import boto3
 from botocore import exceptions
 from botocore.config import Config
 
 from stlm_core.errors import UserError
-from stlm_core.weights.download import ByteStream, Opened, RangeOpener, RangeRefusedError, TransferInterruptedError
+from stlm_core.weights.download import (
+    ByteStream,
+    Opened,
+    Patience,
+    RangeOpener,
+    RangeRefusedError,
+    TransferInterruptedError,
+)
 
 _ADDRESS = re.compile(r"s3://([^/]+)/(.+)")
 _CONTENT_RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
 _FIRST_SERVER_ERROR = 500
+_CHUNK = 1 << 20
 _REFUSALS = {
     "NoSuchKey": "no such object",
     "404": "no such object",
@@ -32,8 +42,63 @@ _REFUSALS = {
 }
 
 
-def s3_opener(address: str, timeout: float) -> RangeOpener:
-    """Opens ``s3://bucket/key`` from any byte offset on. ``timeout``: seconds without a byte.
+class ObjectCopier:
+    """Copies many objects over one client; threads may share it."""
+
+    def __init__(self, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
+        self._client = _client(self._patience.timeout)
+
+    def copy(self, address: str, target: Path) -> None:
+        """Copy ``s3://bucket/key`` to ``target``, which appears when it is whole.
+
+        A broken transfer goes on from where it broke, as often as the copier's patience allows.
+
+        Raises:
+            UserError: see :func:`s3_opener`; the store stayed unreachable, or ``target`` cannot be written.
+        """
+        open_at = s3_opener(address, self._patience.timeout, self._client)
+        part = target.with_name(f"{target.name}.part")
+        failures = 0
+        try:
+            with part.open("wb") as stream:
+                while (reason := _append(open_at, stream)) is not None:
+                    failures += 1
+                    if failures >= self._patience.attempts:
+                        raise UserError(
+                            f"{address}: {reason} (tried {failures} times); check the network and "
+                            "AWS_ENDPOINT_URL, then run the command again to continue"
+                        )
+                    time.sleep(self._patience.pause * 2 ** (failures - 1))
+            part.replace(target)
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _append(open_at: RangeOpener, stream: BinaryIO) -> str | None:
+    """Append to ``stream`` what is missing; None when that was all, else why the transfer broke."""
+    start = stream.tell()
+    try:
+        with open_at(start) as opened:
+            stream.seek(opened.start)
+            stream.truncate()
+            while chunk := opened.stream.read(_CHUNK):
+                stream.write(chunk)
+            if opened.total is not None and stream.tell() < opened.total:
+                return f"it ended after {stream.tell()} of {opened.total} bytes"
+    except RangeRefusedError:  # the object shrank meanwhile
+        stream.seek(0)
+        stream.truncate()
+        return "it changed while it was read"
+    except TransferInterruptedError as error:
+        return str(error)
+    return None
+
+
+def s3_opener(address: str, timeout: float, client: Any = None) -> RangeOpener:
+    """Opens ``s3://bucket/key`` from any byte offset on. ``timeout``: seconds without a byte; ``client``: to reuse one.
 
     Raises (here or on opening):
         UserError: not an S3 address, no credentials, or the store refuses (missing object, access denied).
@@ -43,7 +108,7 @@ def s3_opener(address: str, timeout: float) -> RangeOpener:
     if match is None:
         raise UserError(f"{address}: not an S3 address; it needs to be s3://bucket/key")
     bucket, key = match.groups()
-    client = _client(timeout)
+    client = client or _client(timeout)
 
     @contextmanager
     def open_at(offset: int) -> Iterator[Opened]:

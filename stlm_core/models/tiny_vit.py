@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Stem = Literal["conv3x3", "conv1x1"]
+STRIDES: dict[Stem, int] = {"conv3x3": 16, "conv1x1": 4}  # input pixels a cell of the embedding, by stem
 EMBED_DIM = 256
 _WIDTHS = (64, 128, 160, 320)
 _DEPTHS = (2, 2, 6, 2)
@@ -191,8 +192,7 @@ class Stage(nn.Module):
 class TinyViT(nn.Module):
     """Images (N, 3, H, W), float, already normalised, to an embedding (N, 256, H / stride, W / stride).
 
-    ``stride`` is 16 with the ``conv3x3`` stem and 4 with ``conv1x1``. H and W must be multiples of it; the
-    parameters number 5.74 M.
+    ``stride`` is the stem's in :data:`STRIDES`. H and W must be multiples of it; the parameters number 5.74 M.
 
     Raises:
         ValueError: H or W is not a multiple of the stride.
@@ -200,7 +200,7 @@ class TinyViT(nn.Module):
 
     def __init__(self, stem: Stem = "conv3x3") -> None:
         super().__init__()
-        self.stride = 16 if stem == "conv3x3" else 4
+        self.stride = STRIDES[stem]
         self.patch_embed = PatchEmbed(stem, _WIDTHS[0])
         stages = []
         for index, (width, depth) in enumerate(zip(_WIDTHS, _DEPTHS, strict=True)):

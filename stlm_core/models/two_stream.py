@@ -45,11 +45,6 @@ class TwoStreamModel(nn.Module):
         self.denoising = TinyViT(stem)
         self.decoder = PromptFreeDecoder()
 
-    @property
-    def stride(self) -> int:
-        """Network input pixels a grid cell."""
-        return self.plain.stride
-
     def forward(self, image: Tensor) -> StreamFeatures:
         embeddings = torch.cat([self.plain(image), self.denoising(image)])  # (2N, 256, h, w)
         tokens = self.decoder(embeddings)

@@ -9,6 +9,7 @@ from stlm_core.cache.features import TeacherRows
 from stlm_core.cache.store import belongs_to_shard, chunks_are_sound, fill, write_index
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
+from stlm_core.models.tiny_vit import STRIDES
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
@@ -18,7 +19,6 @@ from stlm_core.training.optimisation import autocast_dtype, pick_device
 
 STEP = "cache-teacher"
 _SECTIONS = ("image", "teacher", "model")
-STRIDES = {"conv3x3": 16, "conv1x1": 4}
 
 
 def grid_side(config: LineConfig) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import stlm_core
 from stlm_core.config import LineConfig
 from stlm_core.errors import StlmError, UserError
-from stlm_core.files import exclusive_lock, sha256_bytes, sha256_file, sha256_tree, write_json_atomic
+from stlm_core.files import exclusive_lock, read_json_object, sha256_bytes, sha256_file, sha256_tree, write_json_atomic
 
 MANIFEST = "manifest.json"
 _FINGERPRINT = ".fingerprint"
@@ -116,15 +116,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         UserError: the step has not finished, or its manifest is not JSON.
     """
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the step that makes this folder has not finished") from None
-    except ValueError:
-        raise UserError(f"{path}: not valid JSON; remove the folder and run the step again") from None
-    if not isinstance(manifest, dict):
-        raise UserError(f"{path}: not a step manifest; remove the folder and run the step again")
-    return manifest
+    if not path.exists():
+        raise UserError(f"{path}: missing; the step that makes this folder has not finished")
+    return read_json_object(path, "remove the folder and run the step again")
 
 
 def peak_memory_mib() -> float:

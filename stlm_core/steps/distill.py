@@ -10,7 +10,7 @@ from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.training import INPUT_SECTIONS, new_detector, open_data, training_inputs, write_selection
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.distill import Distillation
-from stlm_core.training.loop import LoopSettings, run_loop
+from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
 from stlm_core.training.validation import PseudoValidation
 
@@ -33,15 +33,7 @@ def distill(config: LineConfig, workspace: Workspace, *, force: bool = False) ->
             detector.streams.centre.copy_(pairs.mean_features())
         detector.to(device)
         task = Distillation(detector, pairs, PseudoValidation(bank), config.distill, device)
-        settings = LoopSettings(
-            label=f"{STEP} {config.name}",
-            steps=config.distill.steps,
-            validate_every=config.distill.validate_every,
-            checkpoint_every=config.distill.checkpoint_every,
-            autocast=config.distill.autocast,
-            optimiser=config.distill.optimiser,
-        )
-        outcome = run_loop(task, settings, partial, device)
+        outcome = run_loop(task, f"{STEP} {config.name}", config.distill, partial, device)
         save_streams(partial / STREAMS, detector)
         write_selection(partial, outcome)
         return (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from stlm_core.config import LineConfig
 from stlm_core.data.images import read_image
@@ -16,7 +14,7 @@ from stlm_core.export.latency import measure_latency
 from stlm_core.export.model_card import model_card
 from stlm_core.export.onnx_graph import export_onnx
 from stlm_core.export.parity import ParityImage, passes, prove_parity
-from stlm_core.files import sha256_file, write_bytes_atomic, write_json_atomic
+from stlm_core.files import read_json_object, sha256_file, write_bytes_atomic, write_json_atomic
 from stlm_core.integrations.revision import git_revision
 from stlm_core.models.detector import Detector, ShippedDetector, load_detector
 from stlm_core.progress import progress
@@ -29,6 +27,7 @@ MODEL = "model.onnx"
 PARITY = "parity.json"
 LATENCY = "latency.json"
 CARD = "model_card.md"
+_REMEDY = "run `stlm evaluate` again"
 
 
 def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
@@ -87,7 +86,7 @@ def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> 
 def _facts(config: LineConfig, inputs: dict[str, Path], manifest: Manifest, detector: Detector) -> ExportFacts:
     metrics = {
         name: value
-        for name, value in _read_json(inputs["metrics"]).items()
+        for name, value in read_json_object(inputs["metrics"], _REMEDY).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     return ExportFacts(
@@ -97,7 +96,7 @@ def _facts(config: LineConfig, inputs: dict[str, Path], manifest: Manifest, dete
         detector_sha256=sha256_file(inputs["detector"]),
         top_pixels=detector.top_pixels,
         map_source=detector.map_source,
-        operating_point=OperatingPoint.from_dict(_read_json(inputs["operating_point"])),
+        operating_point=OperatingPoint.from_dict(read_json_object(inputs["operating_point"], _REMEDY)),
         metrics=metrics,
         dataset_sha256=manifest.digest(),
         test_sha256=digest_of_test_split(manifest),
@@ -131,13 +130,3 @@ def _parity_images(config: LineConfig, manifest: Manifest) -> list[ParityImage]:
         pixels = read_image(path, config.data.max_pixels)
         images.append(ParityImage(row.path, row.split, row.sha256, pixels))
     return images
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}; run `stlm evaluate` again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object; run `stlm evaluate` again")
-    return value

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import getpass
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from stlm_core.config import LineConfig
+from stlm_core.data.drift import reference_path
 from stlm_core.errors import UserError
+from stlm_core.files import write_json_atomic
 from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.integrations.mlflow_registry import (
     CHALLENGER,
@@ -23,6 +26,7 @@ from stlm_core.integrations.mlflow_registry import (
 from stlm_core.promotion.gate import COMPARED, Candidate, decide
 
 PARITY_ARTIFACT = "export/parity.json"
+STATISTICS_ARTIFACT = "validation/statistics.json"
 _LONGEST_REASON = 1000  # characters
 _ROLLED_BACK = ("rolled_back_at", "rolled_back_by", "rollback_reason")
 
@@ -72,7 +76,8 @@ def promote(
 
     The version gets the tags ``promoted_at``, ``promoted_by``, ``promotion_reason`` and ``replaces``; a challenger that
     is kept back gets ``kept_at`` and ``kept_reason``. Tags come before aliases, and ``champion`` before ``challenger``
-    is dropped, so a killed promotion is completed by the next one.
+    is dropped, so a killed promotion is completed by the next one. The statistics of the images that the champion was
+    trained on are put where the validation finds them, ``data/lines/<line>/reference.json``.
 
     Args:
         dry_run: decide, write nothing.
@@ -91,6 +96,7 @@ def promote(
                 raise UserError(f"line {config.name}: no challenger in {tracking.store}; run `stlm register` first")
             if not dry_run:
                 _settle(registry, champion)
+                _keep_reference(config, registry, champion)
             previous = _replaced(champion)
             return Promotion(config.name, "already", champion.number, None, previous, (), dry_run)
         decision = decide(
@@ -106,6 +112,7 @@ def promote(
             )
         if not dry_run:
             _put_in_service(registry, challenger, old, reasons, by)
+            _keep_reference(config, registry, challenger)
         return Promotion(config.name, "promoted", challenger.number, challenger.number, old, reasons, dry_run)
 
 
@@ -131,6 +138,7 @@ def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by:
             registry.tag(champion.number, dict(zip(_ROLLED_BACK, values, strict=True)))
             registry.point(CHAMPION, back.number)
             _settle(registry, back)
+            _keep_reference(config, registry, back)
         return result
 
 
@@ -162,6 +170,22 @@ def _put_in_service(
     registry.point(CHAMPION, version.number)
     registry.point(CHALLENGER, None)
     registry.untag(version.number, *_ROLLED_BACK, "kept_at", "kept_reason")
+
+
+def _keep_reference(config: LineConfig, registry: Registry, champion: Version) -> None:
+    """Let the validation compare with the champion's training images; with none where their statistics are unknown.
+
+    The champion is in service by now, so a folder that cannot be written is a warning; the next command tries again.
+    """
+    path = reference_path(config)
+    statistics = registry.run_json(champion.run_id, STATISTICS_ARTIFACT)
+    try:
+        if statistics is not None:
+            write_json_atomic(path, statistics)
+        else:
+            path.unlink(missing_ok=True)
+    except (OSError, UserError) as error:
+        print(f"warning: {error}; drift is measured against the model before", file=sys.stderr)
 
 
 def _settle(registry: Registry, champion: Version) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stlm_core.config import SECTIONS, LineConfig
-from stlm_core.errors import UserError
-from stlm_core.files import sha256_file, write_json_atomic
+from stlm_core.files import read_json_object, sha256_file, write_json_atomic
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking, without_credentials
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version, registry_lock
 from stlm_core.integrations.mlflow_run import RunContent, finish_run
@@ -21,6 +20,7 @@ from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.workspace import Workspace
 
 REGISTRATION = "registration.json"
+_REMEDY = "run the step that makes it again"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
 _FILE_FACTS = (
     "dataset_sha256",
@@ -55,6 +55,7 @@ def register(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         "report": workspace.need("evaluate", "report.html"),
         "figures": workspace.need("evaluate", "figures"),
         "validation": workspace.need("validate", "validation.json"),
+        "statistics": workspace.need("validate", "statistics.json"),
         "distill_curve": workspace.need("distill", "curve.csv"),
         "fa_curve": workspace.need("train-fa", "curve.csv"),
     }
@@ -117,10 +118,10 @@ def run_content(config: LineConfig, inputs: dict[str, Path]) -> RunContent:
     """
     model = inputs["model"].read_bytes()
     facts = DetectorSession(model, name=str(inputs["model"])).metadata
-    latency = _read_json(inputs["latency"])
-    parity = _read_json(inputs["parity"])
+    latency = read_json_object(inputs["latency"], _REMEDY)
+    parity = read_json_object(inputs["parity"], _REMEDY)
     metrics: dict[str, Any] = {
-        **_read_json(inputs["metrics"]),
+        **read_json_object(inputs["metrics"], _REMEDY),
         **{f"latency_{name}": latency.get(name) for name in ("p50_ms", "p95_ms")},
         "onnx_size_mb": latency.get("size_mb"),
         "parity_max_abs_score": parity.get("max_abs_score"),
@@ -136,6 +137,7 @@ def run_content(config: LineConfig, inputs: dict[str, Path]) -> RunContent:
             (inputs["report"], ""),
             (inputs["figures"], "figures"),
             (inputs["validation"], "validation"),
+            (inputs["statistics"], "validation"),
             (inputs["parity"], "export"),
             (inputs["latency"], "export"),
             (inputs["model_card"], "export"),
@@ -153,7 +155,7 @@ def run_content(config: LineConfig, inputs: dict[str, Path]) -> RunContent:
 
 def version_tags(content: RunContent, inputs: dict[str, Path]) -> dict[str, str]:
     """What the gate and the status table read, on the version itself."""
-    parity = _read_json(inputs["parity"])
+    parity = read_json_object(inputs["parity"], _REMEDY)
     passed = parity.get("passed") is True and parity.get("onnx_sha256") == content.onnx_sha256
     numbers = {name: content.metrics[name] for name in (*COMPARED, "pixel_auroc") if name in content.metrics}
     numbers |= {
@@ -199,13 +201,3 @@ def _description(config: LineConfig, content: RunContent) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}; run the step that makes it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object; run the step that makes it again")
-    return value

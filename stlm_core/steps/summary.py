@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
+from stlm_core.files import read_json_object
 from stlm_core.integrations.mlflow_client import tracking_uri, without_credentials
 from stlm_core.steps.contract import read_manifest
 from stlm_core.steps.workspace import STEPS, Workspace
@@ -39,8 +39,8 @@ def summarise(config: LineConfig, workspace: Workspace) -> LineSummary:
     Raises:
         UserError: evaluation or export have not run yet.
     """
-    metrics = _read(workspace.need("evaluate", "metrics.json"))
-    latency = _read(workspace.need("export", "latency.json"))
+    metrics = read_json_object(workspace.need("evaluate", "metrics.json"), "run `stlm evaluate` again")
+    latency = read_json_object(workspace.need("export", "latency.json"), "run `stlm export` again")
     onnx = workspace.need("export", "model.onnx")
     budget = config.evaluate.false_reject_budget
     rows = [
@@ -73,13 +73,3 @@ def mlflow_door(config: LineConfig) -> str:
 
 def _share(value: Any) -> str:
     return "not defined" if value is None else f"{float(value):.4f}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: not valid JSON; run the step that makes it again") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: not a table of figures; run the step that makes it again")
-    return loaded

@@ -11,7 +11,7 @@ from stlm_core.steps.distill import STREAMS
 from stlm_core.steps.training import INPUT_SECTIONS, new_detector, open_data, training_inputs, write_selection
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.aggregate import Aggregation
-from stlm_core.training.loop import LoopSettings, run_loop
+from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
 from stlm_core.training.validation import PseudoValidation
 
@@ -32,15 +32,7 @@ def train_fa(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         detector = new_detector(config, "fa", seed=config.fa.seed)
         load_streams(workspace.need("distill", STREAMS), detector)
         task = Aggregation(detector.to(device), pairs, PseudoValidation(bank), config.fa, device)
-        settings = LoopSettings(
-            label=f"{STEP} {config.name}",
-            steps=config.fa.steps,
-            validate_every=config.fa.validate_every,
-            checkpoint_every=config.fa.checkpoint_every,
-            autocast=config.fa.autocast,
-            optimiser=config.fa.optimiser,
-        )
-        outcome = run_loop(task, settings, partial, device)
+        outcome = run_loop(task, f"{STEP} {config.name}", config.fa, partial, device)
         save_detector(partial / DETECTOR, detector)
         write_selection(partial, outcome)
         return (

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
-import tempfile
+import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stlm_core.config import LineConfig
-from stlm_core.data.adapters import find_adapter
-from stlm_core.data.inspection import Inspection, inspect_line
+from stlm_core.data.drift import TrainingStatistics, reference_path
+from stlm_core.data.inspection import Inspected, Inspection, inspect_line
 from stlm_core.data.manifest import SPLITS, manifest_of
+from stlm_core.data.quarantine import Unusable, exclude, find_unusable, write_quarantine
 from stlm_core.errors import UserError
 from stlm_core.files import write_json_atomic
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.workspace import Workspace
 
 if TYPE_CHECKING:
-    from stlm_core.integrations.expectations import ValidationReport
+    from stlm_core.integrations.expectation_rules import RuleResult, ValidationReport
 
 MANIFEST_FILE = "manifest.parquet"
 REPORT_FILE = "validation.json"
+QUARANTINE_FILE = "quarantine.csv"
+STATISTICS_FILE = "statistics.json"
 DOCS_FOLDER = "data_docs"
 
 
 def validate(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
-    """Read every image of the line, check the rules of ``config.validate_``, write the manifest.
+    """Look at every image of the line, check the rules of ``config.validate_``, write the manifest.
 
-    Writes ``manifest.parquet``, ``validation.json`` and ``data_docs/``. All but the docs (which carry the time of
-    the run) are the same bytes for the same images and settings. Of a line that fails, ``validation.json`` and the docs
-    lie in the sibling folder ``validate-failed``; an earlier valid manifest is kept.
+    Writes ``manifest.parquet``, ``validation.json``, ``quarantine.csv``, ``statistics.json`` (what drift is measured
+    against once the model is in service), ``data_docs/`` and the Great Expectations context ``gx/``. All but the last
+    two (which carry the time of the run) are the same bytes for the same images and settings. Of a line that fails,
+    they lie in the sibling folder ``validate-failed``, without manifest and statistics; an earlier valid manifest is
+    kept. Warnings go to standard error, one line each.
 
     Raises:
         UserError: the folder is missing or not in the configured layout, or a rule is broken; the message names
@@ -39,64 +45,102 @@ def validate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
     """
     folder = workspace.folder("validate")
     failed = folder.with_name(f"{folder.name}-failed")
-    root = config.resolve(config.data.path)
+    inspection = inspect_line(config)
+    reference = _reference(config)
 
     def work(partial: Path) -> str:
-        return _validate(config, partial, failed)
+        return _validate(config, inspection, reference, partial, failed)
 
-    if _has_locked_files(config, root):  # the contract hashes all inputs first and would stop at the first of them
-        with tempfile.TemporaryDirectory() as scratch:
-            work(Path(scratch))
-    inputs = {"images": root}
-    if config.data.group_file is not None:
-        inputs["groups"] = config.resolve(config.data.group_file)
-    result = run_step("validate", config, ("data", "validate"), inputs, folder, work, force=force)
+    result = run_step(
+        "validate", config, ("data", "validate"), _inputs(config, inspection, reference), folder, work, force=force
+    )
     shutil.rmtree(failed, ignore_errors=True)
+    for rule in json.loads((result.folder / REPORT_FILE).read_text(encoding="utf-8"))["rules"]:
+        if not rule["success"] and rule["level"] == "warn":
+            print(f"warning: {rule['asks']}: no, {rule['reason']}", file=sys.stderr)
     return result
 
 
-def _has_locked_files(config: LineConfig, root: Path) -> bool:
-    records = find_adapter(config.data.format).scan(root).records
-    names = (name for record in records if not record.problem for name in (record.path, record.mask_path) if name)
-    return any(not os.access(root / name, os.R_OK) for name in names)
+def _reference(config: LineConfig) -> Path | None:
+    """The training statistics of the line's champion, if it has one and they are asked for."""
+    path = reference_path(config)
+    return path if config.validate_.drift != "off" and path.is_file() else None
 
 
-def _validate(config: LineConfig, partial: Path, failed: Path) -> str:
+def _inputs(config: LineConfig, inspection: Inspection, reference: Path | None) -> dict[str, Path | str]:
+    """What was found is what counts: nothing is hashed again. The other files are those that say what it means."""
+    inputs: dict[str, Path | str] = {"images": inspection.digest()}
+    if config.data.catalog is not None:
+        inputs["catalog"] = config.resolve(config.data.catalog)
+    if config.data.group_file is not None:
+        inputs["groups"] = config.resolve(config.data.group_file)
+    if reference is not None:
+        inputs["reference"] = reference
+    return inputs
+
+
+def _validate(config: LineConfig, inspection: Inspection, reference: Path | None, partial: Path, failed: Path) -> str:
     from stlm_core.integrations.expectations import validate_inspection  # seconds to import
 
-    inspection = inspect_line(config)
-    report = validate_inspection(inspection, config, partial / DOCS_FOLDER)
-    write_json_atomic(partial / REPORT_FILE, _to_json(config, inspection, report))
+    statistics = TrainingStatistics.read(reference) if reference is not None else None
+    unusable = find_unusable(inspection, config.validate_)
+    quarantined = unusable if config.validate_.unusable == "quarantine" else ()
+    kept = exclude(inspection, quarantined)
+    report = validate_inspection(inspection, config, partial, quarantined=quarantined, reference=statistics)
+    write_quarantine(partial / QUARANTINE_FILE, quarantined)
+    write_json_atomic(partial / REPORT_FILE, _to_json(config, kept, quarantined, report))
     if not report.success:
         failed.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(failed, ignore_errors=True)
-        shutil.copytree(partial, failed, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(partial, failed, ignore=shutil.ignore_patterns(".fingerprint"))
         reasons = "; ".join(f"{rule.asks}: no, {rule.reason}" for rule in report.failures())
         raise UserError(f"line {config.name} is not valid: {reasons}. Report: {failed / DOCS_FOLDER / 'index.html'}")
-    manifest_of(inspection).write(partial / MANIFEST_FILE)
-    counts = _counts(inspection)
-    return ", ".join(f"{counts[split]} {split}" for split in SPLITS) + f" images of line {config.name} are valid"
+    manifest_of(kept).write(partial / MANIFEST_FILE)
+    TrainingStatistics.of([row for row in kept.rows if row.split != "test"]).write(partial / STATISTICS_FILE)
+    return _summary(config, kept, quarantined, report)
 
 
-def _counts(inspection: Inspection) -> dict[str, int]:
-    counts = Counter(row.split for row in inspection.rows if not row.problem)
+def _summary(config: LineConfig, kept: Inspection, quarantined: tuple[Unusable, ...], report: ValidationReport) -> str:
+    counts = _counts(kept.rows)
+    summary = ", ".join(f"{counts[split]} {split}" for split in SPLITS) + f" images of line {config.name} are valid"
+    if quarantined:
+        summary += f", {len({entry.path for entry in quarantined})} in quarantine"
+    if warnings := len(report.warnings()):
+        summary += f", {warnings} warning{'s' if warnings > 1 else ''}"
+    return summary
+
+
+def _counts(rows: tuple[Inspected, ...]) -> dict[str, int]:
+    counts = Counter(row.split for row in rows if not row.problem)
     return {split: counts[split] for split in SPLITS}
 
 
-def _to_json(config: LineConfig, inspection: Inspection, report: ValidationReport) -> dict[str, Any]:
-    usable = [row for row in inspection.rows if not row.problem]
+def _to_json(
+    config: LineConfig, kept: Inspection, quarantined: tuple[Unusable, ...], report: ValidationReport
+) -> dict[str, Any]:
+    usable = [row for row in kept.rows if not row.problem]
     sides = [side for row in usable for side in (row.width, row.height)]
     return {
         "line": config.name,
         "success": report.success,
-        "images": _counts(inspection),
+        "images": _counts(kept.rows),
+        "quarantined": len({entry.path for entry in quarantined}),
         "defect_types": dict(sorted(Counter(row.defect_type for row in usable if row.label).items())),
         "modes": dict(sorted(Counter(row.mode for row in usable).items())),
         "groups": len({row.group for row in usable if row.group}),
         "side_pixels": {"min": min(sides, default=0), "max": max(sides, default=0)},
-        "ignored_files": dict(inspection.ignored),
-        "rules": [
-            {"rule": rule.rule, "asks": rule.asks, "success": rule.success, "reason": rule.reason, "files": rule.files}
-            for rule in report.rules
-        ],
+        "ignored_files": dict(kept.ignored),
+        "drift": [asdict(drift) for drift in report.drift],
+        "rules": [_rule_to_json(rule) for rule in report.rules],
+    }
+
+
+def _rule_to_json(rule: RuleResult) -> dict[str, Any]:
+    return {
+        "rule": rule.rule,
+        "asks": rule.asks,
+        "level": rule.level,
+        "success": rule.success,
+        "reason": rule.reason,
+        "files": rule.files,
     }

@@ -139,10 +139,6 @@ class Bank:
         """Side S of the views, pixels."""
         return self._views.shape[1]
 
-    def view(self, row: int) -> npt.NDArray[np.uint8]:
-        """One view, uint8 RGB (S, S, 3)."""
-        return self.views([row])[0]
-
     def views(self, rows: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Views, uint8 RGB (n, S, S, 3), in the order asked for."""
         return self._views.read(rows)

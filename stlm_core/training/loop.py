@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from stlm_core.errors import StlmError
 from stlm_core.files import write_bytes_atomic
 from stlm_core.progress import progress
-from stlm_core.settings import OptimiserConfig
+from stlm_core.settings import TrainingConfig
 from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from stlm_core.training.optimisation import Autocast, autocast_dtype, schedule_factor, set_learning_rate
+from stlm_core.training.optimisation import autocast_dtype, schedule_factor, set_learning_rate
 
 CURVE = "curve.csv"
 SELECTION = "selection"  # the validation figure by which weights are chosen; larger is better
@@ -50,18 +50,6 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class LoopSettings:
-    """``label`` for the progress display; counts are steps."""
-
-    label: str
-    steps: int
-    validate_every: int
-    checkpoint_every: int
-    autocast: Autocast
-    optimiser: OptimiserConfig
-
-
-@dataclass(frozen=True)
 class Outcome:
     """``best_step`` is where the kept weights come from: the last step within 0.02 of the highest selection figure;
     ``best`` their validation figures."""
@@ -70,11 +58,13 @@ class Outcome:
     best: dict[str, float]
 
 
-def run_loop(task: Task, settings: LoopSettings, folder: Path, device: torch.device) -> Outcome:
+def run_loop(task: Task, label: str, settings: TrainingConfig, folder: Path, device: torch.device) -> Outcome:
     """Train ``task`` in ``folder``, leave the best weights in its module and ``curve.csv`` in the folder.
 
-    A checkpoint found in the folder is continued: on a CPU with the same thread count the final weights equal those
-    of an undisturbed run bit by bit. CUDA kernels without a deterministic form are allowed and warned about.
+    ``label`` names the training in the progress display and in errors. ``settings.batch_size`` and ``settings.seed``
+    are the task's own affair. A checkpoint found in the folder is continued: on a CPU with the same thread count the
+    final weights equal those of an undisturbed run bit by bit. CUDA kernels without a deterministic form are allowed
+    and warned about.
 
     Raises:
         StlmError: the loss is no longer finite.
@@ -85,9 +75,9 @@ def run_loop(task: Task, settings: LoopSettings, folder: Path, device: torch.dev
     with _deterministic(device):
         if (saved := load_checkpoint(folder)) is not None:
             state.restore(saved, task, scaler)
-        with progress(settings.label, settings.steps, start=state.step) as shown:
+        with progress(label, settings.steps, start=state.step) as shown:
             while state.step < settings.steps:
-                losses = _train_step(task, settings, state.step, scaler, device, dtype)
+                losses = _train_step(task, label, settings, state.step, scaler, device, dtype)
                 state.step += 1
                 state.add(losses)
                 validates = state.step % settings.validate_every == 0 or state.step == settings.steps
@@ -105,7 +95,8 @@ def run_loop(task: Task, settings: LoopSettings, folder: Path, device: torch.dev
 
 def _train_step(
     task: Task,
-    settings: LoopSettings,
+    label: str,
+    settings: TrainingConfig,
     step: int,
     scaler: torch.amp.GradScaler,
     device: torch.device,
@@ -117,7 +108,7 @@ def _train_step(
         losses = task.losses(step)
     values = {name: float(value.detach()) for name, value in losses.items()}
     if not math.isfinite(values["total"]):
-        raise StlmError(f"{settings.label}: the loss is no longer finite at step {step}; lower the learning rate")
+        raise StlmError(f"{label}: the loss is no longer finite at step {step}; lower the learning rate")
     task.optimiser.zero_grad(set_to_none=True)
     scaler.scale(losses["total"]).backward()
     if settings.optimiser.clip_norm is not None:
@@ -147,7 +138,7 @@ class _State:
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
-    def record(self, settings: LoopSettings, figures: Mapping[str, float], module: nn.Module) -> None:
+    def record(self, settings: TrainingConfig, figures: Mapping[str, float], module: nn.Module) -> None:
         lr_factor = schedule_factor(settings.optimiser, self.step - 1, settings.steps)
         means = {f"train_{name}": total / self.count for name, total in self.sums.items()}
         shown = {f"validation_{name}": value for name, value in figures.items()}

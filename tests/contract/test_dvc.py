@@ -68,9 +68,19 @@ def declared(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     config = load_line(repository / "params.yaml", "sample").model_copy(update={"root": root})
 
     def stop(
-        _: str, __: object, sections: tuple[str, ...], inputs: Mapping[str, Path], folder: Path, *___: Any, **____: Any
+        _: str,
+        __: object,
+        sections: tuple[str, ...],
+        inputs: Mapping[str, Path | str],
+        folder: Path,
+        *___: Any,
+        **____: Any,
     ) -> None:
-        relative = {name: path.relative_to(root).as_posix() for name, path in inputs.items()}
+        # A digest stands for the line's images, which the step has looked at already.
+        read = {
+            name: config.resolve(config.data.path) if isinstance(path, str) else path for name, path in inputs.items()
+        }
+        relative = {name: path.relative_to(root).as_posix() for name, path in read.items()}
         raise Declared(sections, relative, folder.relative_to(root).as_posix())
 
     found = {}

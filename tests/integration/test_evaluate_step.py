@@ -188,7 +188,7 @@ def test_missing_inputs_name_the_command_that_makes_them(tmp_path: Path) -> None
 def test_command_reports_the_figures_and_the_report(
     evaluated: tuple[LineConfig, Workspace, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from stlm_core.cli.evaluate import evaluate_command
+    from stlm_core.cli.steps import evaluate_command
 
     config, workspace, folder = evaluated
     detector = workspace.folder("train-fa")

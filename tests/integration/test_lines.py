@@ -1,42 +1,27 @@
-"""``stlm lines``: params.yaml is edited in place, and only there."""
+"""``stlm lines add``, ``list`` and ``remove``: images come in whole and unchanged, params.yaml is edited in place."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from line_project import PARAMS, catalog_of, content, images_of, mvtec_dataset, photograph, run_killed
 from PIL import Image
 from typer.testing import CliRunner
 
 from stlm_core.cli.data import lines_app
 from stlm_core.config import load_line
-from stlm_core.data.manifest import Manifest, build_manifest
+from stlm_core.data.adapters import ADAPTERS
+from stlm_core.data.inspection import inspect_line
+from stlm_core.data.manifest import build_manifest
 from stlm_core.errors import UserError
-from stlm_core.steps.lines import NewLine, add_line, list_lines, remove_line
-
-PARAMS = """\
-# All settings.
-defaults:
-  image: {size: 256}   # pixels
-profiles:
-  cpu: {}
-  gpu: {image: {size: 1024}}
-
-lines:
-  # The demo.
-  sample:
-    profile: cpu
-    data:
-      path: 'data/sample'
-
-  # Packaging hall.
-  caps:
-    profile: gpu   # big
-    data: {path: caps}
-"""
+from stlm_core.files import sha256_file
+from stlm_core.steps.line_add import NewLine, add_line
+from stlm_core.steps.lines import list_lines, remove_line
 
 
 @pytest.fixture
@@ -50,29 +35,43 @@ def params(tmp_path: Path) -> Path:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
-    folder.mkdir()
     for index in range(20):
-        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"part{index // 2}_{index}.png")
+        photograph(folder / f"part{index // 2}_{index}.png", index)
     (folder / "notes.txt").write_text("x")
     return folder
 
 
+def reference(source: Path, **given: object) -> NewLine:
+    return NewLine(**{"name": "lids", "source": source, "layout": "folder", "copy": False, **given})
+
+
+def copied(source: Path, **given: object) -> NewLine:
+    return NewLine(**{"name": "lids", "source": source, "layout": "folder", **given})
+
+
+def untouched(params: Path) -> bool:
+    return params.read_text() == PARAMS and [path.name for path in params.parent.iterdir()] == ["params.yaml"]
+
+
 def test_added_line_can_be_loaded_and_the_rest_of_the_file_stays(params: Path, images: Path) -> None:
-    added = add_line(params, NewLine("lids", images, "folder", "gpu", license="CC0-1.0", group_pattern=r"part(\d+)_"))
-    text = params.read_text()
-    assert text.startswith(PARAMS)
+    added = add_line(params, reference(images, profile="gpu", license="CC0-1.0", group_pattern=r"part(\d+)_"))
+    assert params.read_text().startswith(PARAMS)
     config = load_line(params, "lids")
     assert (config.profile, config.image.size, config.data.license) == ("gpu", 1024, "CC0-1.0")
     assert config.data.path == "../photos"
     assert yaml.safe_load(added.entry)["lids"]["distill"] == {}
-    assert added.counts == {"train": 14, "validation": 2, "calibration": 4, "test": 0}
-    assert added.record == params.parent / "data" / "lines" / "lids" / "manifest.parquet"
-    assert Manifest.read(added.record, images) == build_manifest(config)
+    assert added.report.counts == {"train": 14, "validation": 2, "calibration": 4, "test": 0}
+    assert added.catalog == params.parent / "data" / "lines" / "lids" / "catalog.csv"
+    catalog = catalog_of(params, "lids")
+    assert sha256_file(added.catalog) == config.data.catalog_sha256
+    assert {row.group for row in catalog.rows} == {str(number) for number in range(10)}
+    assert [(row.path, row.sha256) for row in catalog.rows] == [
+        (name, sha256_file(images / name)) for name in sorted(os.listdir(images)) if name.endswith(".png")
+    ]
 
 
 def test_checkout_and_data_can_move_together(params: Path, images: Path, tmp_path: Path) -> None:
-    add_line(params, NewLine("lids", images, "folder"))
+    add_line(params, reference(images))
     before = build_manifest(load_line(params, "lids")).digest()
     (tmp_path / "elsewhere").mkdir()
     shutil.move(params.parent, tmp_path / "elsewhere" / "checkout")
@@ -81,30 +80,86 @@ def test_checkout_and_data_can_move_together(params: Path, images: Path, tmp_pat
     assert build_manifest(moved).digest() == before
 
 
-def test_copy_takes_the_images_along_and_nothing_else(params: Path, images: Path) -> None:
-    add_line(params, NewLine("lids", images, "folder", copy=True))
-    shutil.rmtree(images)
+def test_copy_takes_images_and_masks_byte_for_byte_and_nothing_else(params: Path, tmp_path: Path) -> None:
+    dataset = mvtec_dataset(tmp_path / "dataset")
+    (dataset / "readme.txt").write_text("x")
+    photograph(dataset / "elsewhere.png", 99)
+    add_line(params, copied(dataset, layout="mvtec"))
+    expected = content(dataset)
+    del expected["readme.txt"], expected["elsewhere.png"]
     config = load_line(params, "lids")
     assert config.data.path == "data/lines/lids/images"
-    assert len(build_manifest(config).rows) == 20
-    assert not (config.resolve(config.data.path) / "notes.txt").exists()
+    assert content(images_of(config)) == expected
+    shutil.rmtree(dataset)
+    manifest = build_manifest(config)
+    assert len(manifest.rows) == 10
+    assert sum(bool(row.mask_path) for row in manifest.rows) == 2
+    assert sorted(os.listdir(images_of(config).parent)) == ["catalog.csv", "images", "line.json"]
 
 
-def test_dry_run_writes_nothing(params: Path, images: Path) -> None:
-    added = add_line(params, NewLine("lids", images, "folder", copy=True), dry_run=True)
-    assert yaml.safe_load(added.entry)["lids"]["data"]["path"] == "data/lines/lids/images"
-    assert params.read_text() == PARAMS
-    assert [path.name for path in params.parent.iterdir()] == ["params.yaml"]
+def test_a_file_changed_in_place_is_noticed(params: Path, images: Path) -> None:
+    add_line(params, copied(images))
+    config = load_line(params, "lids")
+    photograph(images_of(config) / "part0_0.png", 4711)
+    problems = {row.path: row.problem for row in inspect_line(config).rows if row.problem}
+    assert list(problems) == ["part0_0.png"]
+    assert "bytes have changed since it was catalogued" in problems["part0_0.png"]
 
 
-def test_force_keeps_the_lines_own_settings(params: Path, images: Path) -> None:
-    add_line(params, NewLine("lids", images, "folder", group_pattern=r"part(\d+)_"))
+def test_files_that_come_later_do_not_belong_to_the_line(params: Path, images: Path) -> None:
+    add_line(params, reference(images))
+    photograph(images / "later.png", 77)
+    assert len(build_manifest(load_line(params, "lids")).rows) == 20
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_dry_run_says_everything_and_writes_nothing(params: Path, tmp_path: Path, copy: bool) -> None:
+    dataset = mvtec_dataset(tmp_path / "dataset")
+    for index in range(12):
+        (dataset / "train" / "good" / f"bad{index:02d}.png").write_bytes(b"x")
+    (dataset / "notes.txt").write_text("x")
+    before = content(dataset)
+    added = add_line(params, copied(dataset, layout="mvtec", copy=copy), dry_run=True)
+    report = "\n".join(added.report.lines())
+    assert "4 train, 1 validation, 1 calibration, 4 test" in report
+    assert "anomalous: 2 dent; masks: 2; groups: 0" in report
+    assert "passed over: 1 not an image" in report
+    assert "cannot be used: 12\n  train/good/bad00.png (not an image" in report
+    assert "  and 2 more" in report
+    assert "bad10" not in report
+    path = yaml.safe_load(added.entry)["lids"]["data"]["path"]
+    assert path == ("data/lines/lids/images" if copy else "../dataset")
+    assert untouched(params)
+    assert content(dataset) == before
+
+
+def test_force_replaces_images_and_keeps_the_lines_own_settings(params: Path, images: Path, tmp_path: Path) -> None:
+    add_line(params, copied(images, group_pattern=r"part(\d+)_"))
     params.write_text(params.read_text().replace("distill: {}", "distill: {steps: 7}"))
+    others = tmp_path / "others"
+    for index in range(12):
+        photograph(others / f"{index}.png", 500 + index)
     with pytest.raises(UserError, match="`lids` is already there"):
-        add_line(params, NewLine("lids", images, "folder"))
-    add_line(params, NewLine("lids", images, "folder", "gpu"), force=True)
+        add_line(params, copied(others))
+    add_line(params, copied(others, profile="gpu"), force=True)
     config = load_line(params, "lids")
     assert (config.profile, config.distill.steps, config.data.group_pattern) == ("gpu", 7, None)
+    assert content(images_of(config)) == content(others)
+    assert len(catalog_of(params, "lids").rows) == 12
+
+
+def test_masks_are_only_asked_for_where_there_are_any(params: Path, images: Path, tmp_path: Path) -> None:
+    add_line(params, copied(images))
+    assert not load_line(params, "lids").validate_.require_masks
+    add_line(params, copied(mvtec_dataset(tmp_path / "masks"), name="masks", layout="mvtec"))
+    assert load_line(params, "masks").validate_.require_masks
+    bare = mvtec_dataset(tmp_path / "bare")
+    shutil.rmtree(bare / "ground_truth")
+    add_line(params, copied(bare, name="bare", layout="mvtec"))
+    assert not load_line(params, "bare").validate_.require_masks
+    (tmp_path / "masks" / "ground_truth" / "dent" / "000_mask.png").unlink()
+    with pytest.raises(UserError, match=r"1 in all: test/dent/000\.png \(no mask\)"):
+        add_line(params, copied(tmp_path / "masks", name="some", layout="mvtec"))
 
 
 @pytest.mark.parametrize(
@@ -115,34 +170,127 @@ def test_force_keeps_the_lines_own_settings(params: Path, images: Path) -> None:
         ({"name": "sample"}, "already there"),
         ({"layout": "mvtec"}, "no folder train/good"),
         ({"layout": "nonsense"}, r"lines\.lids: `data\.format`"),
+        ({"category": "caps"}, "no categories"),
         ({"profile": "tpu"}, "no profile `tpu`"),
         ({"group_pattern": "("}, "not a regular expression"),
-        ({"group_pattern": "lot(.)"}, "gives it no group"),
+        ({"group_file": Path("nowhere.csv")}, "nowhere.csv: cannot be read"),
         ({"source": Path("nowhere")}, "nowhere: no such folder"),
+        ({"source": None}, "--from: say where the images are; format folder comes with no package"),
     ],
 )
-def test_refused_lines_leave_no_trace(params: Path, images: Path, line: dict[str, object], reason: str) -> None:
-    given = {"name": "lids", "source": images, "layout": "folder", **line}
-    with pytest.raises(UserError, match=reason) as refused:
-        add_line(params, NewLine(**given))  # type: ignore[arg-type]
-    assert ".params." not in str(refused.value)
-    assert params.read_text() == PARAMS
-    assert [path.name for path in params.parent.iterdir()] == ["params.yaml"]
+@pytest.mark.parametrize("copy", [True, False])
+def test_refused_lines_leave_no_trace(
+    params: Path, images: Path, line: dict[str, object], reason: str, copy: bool
+) -> None:
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=reason):
+            add_line(
+                params, copied(images, copy=copy, **line) if "source" not in line else copied(**line), dry_run=dry_run
+            )
+    assert untouched(params)
+
+
+def test_images_without_a_group_are_named(params: Path, images: Path) -> None:
+    line = copied(images, group_pattern="lot(.)")
+    assert len(add_line(params, line, dry_run=True).report.problems) == 20
+    with pytest.raises(UserError, match=r"20 in all: part0_0\.png \(`data\.group_pattern` or .* gives it no group\)"):
+        add_line(params, line)
+    assert untouched(params)
 
 
 def test_unusable_images_are_named(params: Path, images: Path) -> None:
     (images / "bad.png").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"1 in all: bad\.png \(not an image"):
-        add_line(params, NewLine("lids", images, "folder"))
-    assert params.read_text() == PARAMS
+    with pytest.raises(UserError, match=r"1 in all: bad\.png \(not an image.*with --quarantine"):
+        add_line(params, copied(images))
+    assert untouched(params)
+
+
+def test_quarantine_leaves_them_out_and_lists_them(params: Path, images: Path) -> None:
+    (images / "bad, really.png").write_bytes(b"x")
+    params.write_text(PARAMS.replace("image: {size: 256}", "validate: {max_quarantined: 0.05}"))
+    added = add_line(params, copied(images, quarantine=True))
+    config = load_line(params, "lids")
+    assert config.validate_.unusable == "quarantine"
+    listed = (added.catalog.parent / "quarantine.csv").read_text().splitlines()
+    assert listed[0] == "path,split,defect_type,reason"
+    assert listed[1].startswith('"bad, really.png",train,good,"not an image')
+    assert len(listed) == 2
+    assert len(catalog_of(params, "lids").rows) == 20
+    assert len(list(images_of(config).iterdir())) == 20
+    assert (images / "bad, really.png").is_file()
+
+
+def test_quarantine_has_its_limit(params: Path, images: Path) -> None:
+    (images / "bad.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"1 of 21 images are unusable, `validate\.max_quarantined` = 0\.02"):
+        add_line(params, copied(images, quarantine=True))
+    assert untouched(params)
+
+
+def test_a_full_disk_is_told_before_anything_is_copied(
+    params: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(images)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"0 MB are needed and 0 MB are free; make room, or leave"):
+        add_line(params, copied(images))
+    assert untouched(params)
+
+
+def test_an_image_that_changes_while_it_is_copied_is_noticed(
+    params: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stlm_core.steps import line_import
+
+    original = line_import.copy_file
+
+    def late(source: Path, target: Path) -> str:
+        if source.name == "part3_7.png":
+            photograph(source, 4711)
+        return original(source, target)
+
+    monkeypatch.setattr(line_import, "copy_file", late)
+    with pytest.raises(UserError, match=r"part3_7\.png has changed while it was read"):
+        add_line(params, copied(images))
+    assert untouched(params)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "nth", "after"),
+    [
+        ("stlm_core.steps.line_import", "copy_file", 8, False),
+        ("stlm_core.steps.line_import", "Importer.publish", 1, True),
+        ("stlm_core.data.catalog", "Catalog.stage", 1, True),
+        ("stlm_core.steps.line_add", "write_bytes_atomic", 1, True),
+    ],
+)
+def test_a_killed_import_can_be_repeated(
+    params: Path, images: Path, module: str, name: str, nth: int, after: bool
+) -> None:
+    call = f"""
+from stlm_core.steps.line_add import NewLine, add_line
+add_line(Path("params.yaml"), NewLine("lids", Path({str(images)!r}), "folder"))
+"""
+    run_killed(call, module, name, nth, after=after, folder=params.parent)
+    if name == "write_bytes_atomic":  # the line is there, whole
+        assert len(build_manifest(load_line(params, "lids")).rows) == 20
+    else:
+        assert params.read_text() == PARAMS
+    add_line(params, copied(images), force=name == "write_bytes_atomic")
+    config = load_line(params, "lids")
+    del (expected := content(images))["notes.txt"]
+    assert content(images_of(config)) == expected
+    assert sorted(os.listdir(images_of(config).parent)) == ["catalog.csv", "images", "line.json"]
+    assert len(build_manifest(config).rows) == 20
 
 
 def test_list(params: Path, images: Path) -> None:
-    add_line(params, NewLine("lids", images, "folder", license="own"))
+    add_line(params, reference(images, license="own"))
     listed = {line.name: line for line in list_lines(params)}
     assert list(listed) == ["sample", "caps", "lids"]
-    assert (listed["lids"].path, listed["lids"].present, listed["lids"].license) == ("../photos", True, "own")
-    assert not listed["sample"].present
+    lids = listed["lids"]
+    assert (lids.path, lids.present, lids.license, lids.images, lids.batches) == ("../photos", True, "own", 20, 1)
+    assert (listed["sample"].present, listed["sample"].images) == (False, None)
 
 
 @pytest.mark.parametrize("name", ["sample", "caps"])
@@ -159,17 +307,27 @@ def test_remove_the_last_line_and_add_one_again(params: Path, images: Path) -> N
     remove_line(params, "sample")
     remove_line(params, "caps")
     assert yaml.safe_load(params.read_text())["lines"] == {}
-    add_line(params, NewLine("lids", images, "folder"))
+    add_line(params, reference(images))
     assert load_line(params, "lids").data.format == "folder"
 
 
-def test_remove_leaves_images_and_deletes_the_record(params: Path, images: Path) -> None:
-    added = add_line(params, NewLine("lids", images, "folder"))
-    assert remove_line(params, "lids") == [images]
+def test_remove_leaves_all_data(params: Path, images: Path) -> None:
+    added = add_line(params, copied(images))
+    before = content(added.catalog.parent)
+    assert remove_line(params, "lids") == [added.catalog.parent]
     assert params.read_text() == PARAMS
-    assert not added.record.parent.exists()
+    assert content(added.catalog.parent) == before
     with pytest.raises(UserError, match=r"no line `lids` \(known: sample, caps\)"):
         remove_line(params, "lids")
+    with pytest.raises(UserError, match="holds the images of an earlier line"):
+        add_line(params, copied(images))
+    assert content(added.catalog.parent) == before
+    assert remove_line_after_reference(params, images) == [images, params.parent / "data" / "lines" / "seals"]
+
+
+def remove_line_after_reference(params: Path, images: Path) -> list[Path]:
+    add_line(params, reference(images, name="seals"))
+    return remove_line(params, "seals")
 
 
 def test_remove_refuses_what_it_cannot_cut_out(params: Path) -> None:
@@ -181,15 +339,42 @@ def test_remove_refuses_what_it_cannot_cut_out(params: Path) -> None:
 def test_commands(params: Path, images: Path) -> None:
     runner = CliRunner()
     options = ["--params", str(params)]
+    dry = runner.invoke(lines_app, ["add", "lids", "--from", str(images), "--format", "folder", "--dry-run", *options])
+    assert dry.exit_code == 0, dry.output
+    assert dry.output.endswith("dry run: nothing written\n")
     added = runner.invoke(lines_app, ["add", "lids", "--from", str(images), "--format", "folder", *options])
-    assert added.exit_code == 0
+    assert added.exit_code == 0, added.output
     assert "lids added to" in added.output
     assert "14 train, 2 validation, 4 calibration, 0 test" in added.output
+    assert "not tracked by DVC; to commit: git add" in added.output
+    again = ["add", "caps2", "--from", str(images), "--format", "folder", "--reference", *options]
+    assert "can bring no version back" in runner.invoke(lines_app, again).output
     listed = runner.invoke(lines_app, ["list", *options])
     assert "lids" in listed.output
-    assert "(missing)" in listed.output
+    assert "(missing)" in " ".join(listed.output.split())
     removed = runner.invoke(lines_app, ["remove", "lids", *options])
     assert removed.exit_code == 0
-    assert "its images stay in" in removed.output
+    assert "stays" in removed.output
     refused = runner.invoke(lines_app, ["remove", "lids", *options])
     assert isinstance(refused.exception, UserError)
+
+
+@pytest.mark.parametrize("command", ["add", "update"])
+def test_help_lists_every_format(command: str) -> None:
+    shown = CliRunner().invoke(lines_app, [command, "--help"], env={"COLUMNS": "200"}).output
+    for name, adapter in ADAPTERS.items():
+        assert f"  {name} " in shown
+        assert adapter.summary in shown
+
+
+def test_real_bottle(datasets_root: Path, params: Path) -> None:
+    bottle = datasets_root / "mvtec_ad" / "bottle"
+    added = add_line(params, NewLine("bottle", bottle, license="CC BY-NC-SA 4.0"))
+    assert added.report.counts == {"train": 146, "validation": 21, "calibration": 42, "test": 83}
+    assert (added.report.masks, sum(added.report.defect_types.values())) == (63, 63)
+    images = images_of(load_line(params, "bottle"))
+    copies = content(images)
+    assert len(copies) == 292 + 63
+    assert all((bottle / name).read_bytes() == data for name, data in copies.items())
+    mask = np.asarray(Image.open(images / "ground_truth" / "broken_large" / "000_mask.png"))
+    assert set(np.unique(mask)) == {0, 255}

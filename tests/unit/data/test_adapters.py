@@ -77,16 +77,16 @@ def test_missing_folder_file_and_unknown_format(tmp_path: Path, layout: str) -> 
         find_adapter(layout).scan(tmp_path / "nowhere")
     with pytest.raises(UserError, match="not a folder"):
         find_adapter(layout).scan(touch(tmp_path / "file.png"))
-    with pytest.raises(UserError, match=r"unknown \(known: mvtec, folder\)"):
-        find_adapter("coco")
+    with pytest.raises(UserError, match=r"format 'yolo': unknown \(known: mvtec, .*folder\)"):
+        find_adapter("yolo")
 
 
 def test_zero_images_says_what_was_passed_over(tmp_path: Path) -> None:
     (tmp_path / "train" / "good").mkdir(parents=True)
     (tmp_path / "train" / "good" / "a.txt").write_text("x")
-    for layout in ("mvtec", "folder"):
+    for layout, root in (("mvtec", tmp_path), ("folder", tmp_path / "train" / "good")):
         with pytest.raises(UserError, match=r"no good training images found \(passed over: 1 not an image\)"):
-            find_adapter(layout).scan(tmp_path)
+            find_adapter(layout).scan(root)
 
 
 def test_no_train_good_names_the_folder(tmp_path: Path) -> None:

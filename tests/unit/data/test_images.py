@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stlm_core.data.images import probe_image, read_image, read_mask, resize_to
+from stlm_core.data.images import image_size, mask_sha256, read_image, read_mask, resize_to
+from stlm_core.data.probe import probe_image
 from stlm_core.errors import UserError
+from stlm_core.files import sha256_file
 
 SIGNATURES = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"BM"]
 PIXELS = np.random.default_rng(5).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -204,6 +206,43 @@ def test_mask_of_wrong_size_names_both(tmp_path: Path) -> None:
     path = save(Image.new("L", (3, 2)), tmp_path / "m.png")
     with pytest.raises(UserError, match=r"m\.png: the mask is 3 x 2 pixels, its image .*a\.png is 2 x 3"):
         read_mask(path, (3, 2), image=tmp_path / "a.png")
+
+
+def test_folder_of_masks_is_their_union(tmp_path: Path) -> None:
+    folder = tmp_path / "000"
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "b.PNG")):
+        values = np.zeros((2, 3), np.uint8)
+        values[0, number] = 1
+        save(Image.fromarray(values), folder / name, format="PNG")
+    (folder / "notes.txt").write_text("not a mask")
+    (folder / ".a.png").write_bytes(b"left by an operating system")
+    assert read_mask(folder, (2, 3)).tolist() == [[True, True, False], [False, False, False]]
+    whole = mask_sha256(folder)
+    assert mask_sha256(folder / "a.png") == sha256_file(folder / "a.png")
+    save(Image.new("L", (4, 2)), folder / "c.png")
+    with pytest.raises(UserError, match=r"c\.png: the mask is 4 x 2 pixels"):
+        read_mask(folder, (2, 3))
+    assert mask_sha256(folder) != whole
+
+
+def test_folder_without_a_mask(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a mask")
+    with pytest.raises(UserError, match="no mask in the folder"):
+        read_mask(tmp_path, (2, 3))
+    with pytest.raises(UserError, match="no such file or folder"):
+        mask_sha256(tmp_path / "missing")
+
+
+def test_image_size_is_upright_and_decodes_nothing(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(Image.fromarray(PIXELS), tmp_path / "a.jpg", exif=exif)
+    assert image_size(path) == (6, 9)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert image_size(path) == (6, 9)
+    with pytest.raises(UserError, match="9 x 6 pixels"):
+        image_size(path, max_pixels=53)
 
 
 def test_jpeg_mask_is_refused(tmp_path: Path) -> None:

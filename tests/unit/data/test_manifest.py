@@ -155,7 +155,11 @@ def test_round_trip(
     tmp_path_factory: pytest.TempPathFactory, paths: list[str], split: str, group: str, size: int
 ) -> None:
     root = tmp_path_factory.mktemp("m")
-    rows = tuple(replace(ROW, path=path, split=split, group=group, bytes=size) for path in sorted(paths))
+    measured = {"phash": "0f" * 8, "brightness": 0.1, "contrast": 0.2, "sharpness": 3e5, "saturated": 1 / 3}
+    rows = tuple(
+        replace(ROW, path=path, split=split, group=group, bytes=size, mask_sha256="1" * 64, **measured)
+        for path in sorted(paths)
+    )
     manifest = Manifest(root, rows)
     manifest.write(root / "m.parquet")
     assert Manifest.read(root / "m.parquet", root) == manifest
@@ -171,6 +175,22 @@ def test_files_that_are_no_manifest(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.png"]}), path)
     with pytest.raises(UserError, match="not a manifest of this version"):
         Manifest.read(path, tmp_path)
+
+
+def test_manifest_of_the_first_version_is_refused(tmp_path: Path) -> None:
+    path = stored(tmp_path)
+    table = pq.read_table(path)
+    pq.write_table(table.select(table.column_names[:11]), path)
+    with pytest.raises(UserError, match=r"not a manifest of this version: .*run `stlm validate` again"):
+        Manifest.read(path, tmp_path)
+
+
+def test_more_rows_than_a_row_group(tmp_path: Path) -> None:
+    rows = tuple(replace(ROW, path=f"{number:06d}.png", split=SPLITS[number % 4]) for number in range(40_000))
+    manifest = Manifest(tmp_path, rows)
+    manifest.write(tmp_path / "m.parquet")
+    assert pq.ParquetFile(tmp_path / "m.parquet").num_row_groups == 3
+    assert Manifest.read(tmp_path / "m.parquet", tmp_path) == manifest
 
 
 @pytest.mark.parametrize(

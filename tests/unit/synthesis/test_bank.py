@@ -70,7 +70,7 @@ def test_clean_views_are_the_resized_images(line: Line) -> None:
     for source in sources:
         row = bank.index.query("path == @source.path and variant == 0")["view"].item()
         expected = Image.open(root / source.path).resize((64, 64), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(bank.view(row), np.asarray(expected))
+        np.testing.assert_array_equal(bank.views([row])[0], np.asarray(expected))
 
 
 def test_same_seed_same_files_whatever_the_workers(line: Line) -> None:
@@ -103,13 +103,13 @@ def test_rotated_variants_have_a_clean_counterpart_in_their_pose(line: Line, pol
         clean = index.iloc[row.clean_view]
         assert (clean["variant"], clean["image"], clean["degrees"]) == (0, row.image, row.degrees)
         outside = ~bank.masks([row.view])[0]
-        np.testing.assert_array_equal(bank.view(row.view)[outside], bank.view(row.clean_view)[outside])
+        np.testing.assert_array_equal(bank.views([row.view])[0][outside], bank.views([row.clean_view])[0][outside])
     for _, rows in index[index["variant"] == 0].groupby("path"):
         assert rows["degrees"].is_unique  # a pose is stored once
-        upright = bank.view(rows["view"].iloc[0])
+        upright = bank.views([rows["view"].iloc[0]])[0]
         assert rows["degrees"].iloc[0] == 0
         for row in rows.itertuples():
-            np.testing.assert_array_equal(bank.view(row.view), rotate(upright, row.degrees))
+            np.testing.assert_array_equal(bank.views([row.view])[0], rotate(upright, row.degrees))
 
 
 def test_plan_needs_no_image() -> None:
@@ -132,10 +132,10 @@ def test_views_come_in_the_order_asked_for(line: Line) -> None:
     rows = [7, 0, 7, 23]
     picked = bank.views(rows)
     for view, row in zip(picked, rows, strict=True):
-        np.testing.assert_array_equal(view, bank.view(row))
+        np.testing.assert_array_equal(view, bank.views([row])[0])
     for wrong in (-1, 24):
         with pytest.raises(IndexError):
-            bank.view(wrong)
+            bank.views([wrong])
 
 
 @pytest.mark.parametrize("name", ["views.npy", "masks.npy"])

@@ -16,9 +16,9 @@ import torch
 
 from stlm_core.errors import StlmError
 from stlm_core.seeding import derive_seed
-from stlm_core.settings import OptimiserConfig
+from stlm_core.settings import TrainingConfig
 from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from stlm_core.training.loop import CURVE, LoopSettings, run_loop
+from stlm_core.training.loop import CURVE, run_loop
 
 CPU = torch.device("cpu")
 
@@ -55,14 +55,14 @@ class Regression:
         return {"selection": -error}
 
 
-def settings(**changes) -> LoopSettings:
-    values = {"label": "toy", "steps": 60, "validate_every": 20, "checkpoint_every": 7, "autocast": "off"}
-    return LoopSettings(**{**values, "optimiser": OptimiserConfig(), **changes})
+def settings(**changes) -> TrainingConfig:
+    values = {"steps": 60, "validate_every": 20, "checkpoint_every": 7, "autocast": "off"}
+    return TrainingConfig(**{**values, **changes})
 
 
 def test_the_best_weights_are_kept_and_the_curve_written(tmp_path):
     task = Regression()
-    outcome = run_loop(task, settings(), tmp_path, CPU)
+    outcome = run_loop(task, "toy", settings(), tmp_path, CPU)
     assert task.validations == 3
     assert outcome.best == task.validate()  # the module holds the weights of the best step
     rows = list(csv.DictReader((tmp_path / CURVE).open()))
@@ -78,7 +78,7 @@ def test_a_worse_end_does_not_replace_the_best_step(tmp_path):
             self.validations += 1
             return {"selection": -float(self.validations)}
 
-    assert run_loop(Worsening(), settings(), tmp_path, CPU).best_step == 20
+    assert run_loop(Worsening(), "toy", settings(), tmp_path, CPU).best_step == 20
 
 
 def test_the_later_of_two_nearly_equal_states_is_kept(tmp_path):
@@ -87,7 +87,7 @@ def test_the_later_of_two_nearly_equal_states_is_kept(tmp_path):
             self.validations += 1
             return {"selection": [0.90, 0.91, 0.895][self.validations - 1]}
 
-    assert run_loop(Level(), settings(), tmp_path, CPU).best_step == 60
+    assert run_loop(Level(), "toy", settings(), tmp_path, CPU).best_step == 60
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
             return {"total": super().losses(step)["total"] * (float("nan") if step == 5 else 1.0)}
 
     with pytest.raises(StlmError, match="no longer finite at step 5"):
-        run_loop(Exploding(), settings(), tmp_path, CPU)
+        run_loop(Exploding(), "toy", settings(), tmp_path, CPU)
 
 
 _KILLED = """
@@ -106,14 +106,14 @@ _KILLED = """
     from test_loop import CPU, Regression, settings
     from stlm_core.training.loop import run_loop
     print("started", flush=True)
-    run_loop(Regression(slow=0.02), settings(steps=200), Path(sys.argv[1]), CPU)
+    run_loop(Regression(slow=0.02), "toy", settings(steps=200), Path(sys.argv[1]), CPU)
 """
 
 
 def test_a_run_killed_at_any_step_ends_with_the_weights_of_an_undisturbed_one(tmp_path):
     undisturbed = Regression()
     (tmp_path / "whole").mkdir()
-    run_loop(undisturbed, settings(steps=200), tmp_path / "whole", CPU)
+    run_loop(undisturbed, "toy", settings(steps=200), tmp_path / "whole", CPU)
     killed = tmp_path / "killed"
     killed.mkdir()
     script = textwrap.dedent(_KILLED.format(tests=str(Path(__file__).parent)))
@@ -126,7 +126,7 @@ def test_a_run_killed_at_any_step_ends_with_the_weights_of_an_undisturbed_one(tm
     reached = torch.load(killed / CHECKPOINT, weights_only=True)["state"]["step"]
     assert 0 < reached < 200
     resumed = Regression()
-    run_loop(resumed, settings(steps=200), killed, CPU)
+    run_loop(resumed, "toy", settings(steps=200), killed, CPU)
     for key, value in undisturbed.module.state_dict().items():
         assert torch.equal(value, resumed.module.state_dict()[key]), key
     assert (killed / CURVE).read_bytes() == (tmp_path / "whole" / CURVE).read_bytes()

@@ -1,13 +1,59 @@
-"""``stlm cache-teacher``, ``distill``, ``train-fa`` and ``run``."""
+"""One command for every pipeline step, and ``stlm run`` for all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stlm_core.cli.options import DEFAULT_OUTPUTS, DEFAULT_PARAMS, Force, Inputs, Line, Outputs, Params, open_line
+
+
+def step_command(step: str, description: str, report: str | None = None) -> Callable[..., None]:
+    """The command that runs ``step`` on a line and prints its summary.
+
+    ``description`` is the command's help; ``report`` is the file in the step's folder that a person wants to open,
+    printed as a second line.
+    """
+
+    def command(
+        line: Line,
+        params: Params = DEFAULT_PARAMS,
+        outputs: Outputs = DEFAULT_OUTPUTS,
+        inputs: Inputs = None,
+        force: Force = False,
+    ) -> None:
+        from stlm_core.steps.pipeline import run_one
+
+        result = run_one(step, *open_line(line, params, outputs, inputs), force=force)
+        typer.echo(f"{step} {line}: {result.summary}")
+        if report is not None:
+            typer.echo(f"report: {result.folder / report}")
+
+    command.__doc__ = description
+    return command
+
+
+synthesize_command = step_command("synthesize", "Make the bank of pseudo-anomalous variants of the line's good images.")
+distill_command = step_command(
+    "distill", "Train the two streams on the teacher's features; a killed run continues from its checkpoint."
+)
+train_fa_command = step_command(
+    "train-fa", "Train the feature aggregation; a killed run continues from its checkpoint."
+)
+evaluate_command = step_command(
+    "evaluate",
+    "Fit the threshold on held-back good images, measure the test images, write the report.",
+    report="report.html",
+)
+export_command = step_command(
+    "export", "Write the detector as one ONNX file, with the proof that it says the same, its speed and its card."
+)
+register_command = step_command(
+    "register", "Log the export and its evaluation to MLflow and register it as the line's challenger."
+)
 
 
 def cache_teacher_command(
@@ -35,34 +81,6 @@ def cache_teacher_command(
     else:
         result = cache_teacher(config, workspace, force=force)
     typer.echo(f"cache-teacher {line}: {result.summary}")
-
-
-def distill_command(
-    line: Line,
-    params: Params = DEFAULT_PARAMS,
-    outputs: Outputs = DEFAULT_OUTPUTS,
-    inputs: Inputs = None,
-    force: Force = False,
-) -> None:
-    """Train the two streams on the teacher's features; a killed run continues from its checkpoint."""
-    from stlm_core.steps.distill import distill
-
-    result = distill(*open_line(line, params, outputs, inputs), force=force)
-    typer.echo(f"distill {line}: {result.summary}")
-
-
-def train_fa_command(
-    line: Line,
-    params: Params = DEFAULT_PARAMS,
-    outputs: Outputs = DEFAULT_OUTPUTS,
-    inputs: Inputs = None,
-    force: Force = False,
-) -> None:
-    """Train the feature aggregation; a killed run continues from its checkpoint."""
-    from stlm_core.steps.train_fa import train_fa
-
-    result = train_fa(*open_line(line, params, outputs, inputs), force=force)
-    typer.echo(f"train-fa {line}: {result.summary}")
 
 
 def run_command(

@@ -1,0 +1,89 @@
+"""One question to a remote before a transfer, because DVC takes long to give up and does not say why it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore import exceptions
+from botocore.config import Config
+
+from stlm_core.errors import UserError
+from stlm_core.integrations.versioning_failures import store_failure, without_secrets
+
+CONNECT_SECONDS, READ_SECONDS = 5, 10
+_SCHEME = "s3://"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A place DVC keeps data: ``url`` is a folder's absolute path or ``s3://bucket/prefix``.
+
+    ``options``: its other settings in DVC's configuration, possibly with secrets, so never shown.
+    """
+
+    name: str
+    url: str
+    options: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether it is a bucket, not a folder."""
+        return self.url.startswith(_SCHEME)
+
+    def __str__(self) -> str:
+        endpoint = self.options.get("endpointurl")
+        return f"remote `{self.name}` ({self.url}{f' at {endpoint}' if self.is_s3 and endpoint else ''})"
+
+
+def probe(remote: Remote) -> None:
+    """Make sure that the remote answers and lets us in; takes at most about 15 s.
+
+    Raises:
+        UserError: a folder that is not there, or a store that cannot be reached, refuses, or has no such bucket.
+    """
+    if not remote.is_s3:
+        if not Path(remote.url).is_dir():
+            raise UserError(f"{remote}: no such folder; mount it or make it")
+        return
+    bucket, _, prefix = remote.url.removeprefix(_SCHEME).partition("/")
+    try:
+        _client(remote.options).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    except exceptions.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        said = store_failure(code) or store_failure(str(error))
+        raise UserError(f"{remote}: {said or f'the store answers {without_secrets(code)}'}") from None
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+        reason = "does not answer" if isinstance(error, exceptions.ReadTimeoutError) else "cannot be reached"
+        if isinstance(error, exceptions.SSLError):
+            reason = store_failure("SSL") or reason
+        raise UserError(f"{remote}: {reason}; check the address and the network, and run the command again") from None
+    except (exceptions.BotoCoreError, ValueError) as error:
+        said = store_failure(type(error).__name__) or store_failure(str(error))
+        raise UserError(f"{remote}: {said or without_secrets(str(error))}") from None
+
+
+def _client(options: dict[str, str]) -> Any:
+    """A client with DVC's settings of the remote where it has them, and what boto3 finds by itself otherwise."""
+    session = boto3.session.Session(
+        profile_name=options.get("profile"),
+        aws_access_key_id=options.get("access_key_id"),
+        aws_secret_access_key=options.get("secret_access_key"),
+        aws_session_token=options.get("session_token"),
+        region_name=options.get("region"),
+    )
+    patience = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=1,
+    )
+    verify = options.get("ssl_verify")
+    return session.client(
+        "s3",
+        endpoint_url=options.get("endpointurl"),
+        config=patience,
+        verify=False if verify in ("false", "False") else verify if verify not in (None, "true", "True") else None,
+    )
