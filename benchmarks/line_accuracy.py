@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,25 +42,9 @@ FIGURES = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
     "aupro_30", "aupro_05", "recall_at_budget", "false_reject_rate",
 )  # fmt: skip
-_EXPOSURE_GAP = 60  # files of magnetic tile whose numbers are nearer than this are taken for one physical tile
 
 
-def tile_groups(root: Path) -> str:
-    """CSV of path and group for magnetic tile. File names do not name the tile; its exposures have near numbers."""
-    rows = []
-    for side in ("train", "test"):
-        files = [
-            (int(found[1]), file) for file in (root / side).rglob("*") if (found := re.search(r"num_(\d+)", file.name))
-        ]
-        group, last = 0, None
-        for number, file in sorted(files):
-            group += last is not None and number - last > _EXPOSURE_GAP
-            last = number
-            rows.append(f"{file.relative_to(root).as_posix()},{side}-{group}")
-    return "\n".join(["path,group", *sorted(rows)]) + "\n"
-
-
-def line_settings(line: str, seed: int, folder: Path, datasets: Path) -> dict[str, Any]:
+def line_settings(line: str, seed: int, datasets: Path) -> dict[str, Any]:
     """Where the line's images are, its textures and its seeds."""
     seeds = {section: {"seed": seed} for section in ("data", "synthesize", "distill", "fa")}
     if line == "sample":
@@ -70,8 +53,7 @@ def line_settings(line: str, seed: int, folder: Path, datasets: Path) -> dict[st
     if line == "bottle":
         return deep_merge(seeds, {**textures, "data": {"path": str(datasets / "mvtec_ad" / "bottle")}})
     if line == "magnetic-tile":
-        (folder / "tile_groups.csv").write_text(tile_groups(datasets / "magnetic_tile"))
-        data = {"path": str(datasets / "magnetic_tile"), "group_file": "tile_groups.csv"}
+        data = {"path": str(datasets / "magnetic_tile"), "format": "magnetic_tile"}
         return deep_merge(seeds, {"data": data, "synthesize": {**textures["synthesize"], "variants": 1}})
     raise SystemExit(f"unknown line {line}: sample, bottle or magnetic-tile")
 
@@ -128,7 +110,7 @@ def main() -> None:
     tree = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     results = {}
     for line, seed, variant, name in map(parse, arguments.runs):
-        settings = deep_merge(line_settings(line, seed, folder, datasets), VARIANTS[variant])
+        settings = deep_merge(line_settings(line, seed, datasets), VARIANTS[variant])
         tree["lines"] = {name: {"profile": "cpu", **{section: {} for section in SECTIONS}, **settings}}
         (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
         if variant == "streams-alone":

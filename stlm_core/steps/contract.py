@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -82,12 +83,12 @@ def run_step(
     partial = folder.parent / f".{folder.name}.partial"
     busy = f"{folder.parent}: another `stlm {step}` is writing here; wait for it to end"
     with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
-        _prepare(partial, fingerprint, keep=resumable and not force)
         began = time.monotonic()
         try:
+            _prepare(partial, fingerprint, keep=resumable and not force)
             summary = work(partial)
         except OSError as error:
-            if error.errno == 28:  # ENOSPC
+            if error.errno == errno.ENOSPC:
                 raise UserError(f"{partial}: the disk is full; free some space and run `stlm {step}` again") from None
             raise
         write_json_atomic(
