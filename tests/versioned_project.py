@@ -85,6 +85,13 @@ class VersionedProject:
         shutil.copytree(self.folder, folder, symlinks=True)
         return VersionedProject(folder, self.environment | {"DVC_SITE_CACHE_DIR": f"{folder}.site"} | variables)
 
+    def use_folder(self, remote: Path) -> Path:
+        """Make ``remote`` the default remote as ``stlm data remote`` does, without waiting for it; gives ``remote``."""
+        remote.mkdir(exist_ok=True)
+        section = f"['remote \"storage\"']\n    url = {remote}\n    verify = true\n"
+        (self.folder / ".dvc" / "config.local").write_text(f"[core]\n    remote = storage\n{section}")
+        return remote
+
     def lose_everything(self) -> None:
         """Delete the images and DVC's cache, as on a new machine."""
         shutil.rmtree(self.images, ignore_errors=True)
@@ -106,7 +113,7 @@ def make_project(folder: Path, environment: dict[str, str]) -> VersionedProject:
     project = VersionedProject(folder, kept | site | environment)
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
     project.dvc("init", "--quiet")
-    project.dvc("config", "core.check_update", "false")
+    (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n    check_update = false\n")
     (folder / ".gitignore").write_text("/data/?*\n!/data/lines/\n")
     line = {name: {} for name in SECTIONS} | {"profile": "cpu", "data": {"path": IMAGES.as_posix(), "format": "folder"}}
     tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {LINE: line}}

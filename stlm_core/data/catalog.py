@@ -27,6 +27,7 @@ from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes, write_bytes_atomic
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+_SHOWN = 200  # characters of a value that a message shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,11 @@ class Catalog:
         except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
             raise UserError(f"{path}: cannot be read as CSV: {error}") from None
         if header != [field.name for field in fields(CatalogRow)]:
-            raise UserError(f"{path}: not a catalogue: columns {', '.join(header)}")
+            raise UserError(f"{path}: not a catalogue: columns {_shown(', '.join(header))}")
         rows = tuple(_row(path, number, values) for number, values in enumerate(table, start=2))
         for before, row in itertools.pairwise(rows):
             if row.path <= before.path:
-                raise UserError(f"{path}: {printable(row.path)}: rows out of order or repeated")
+                raise UserError(f"{path}: {_shown(row.path)}: rows out of order or repeated")
         if sha256 is not None and sha256_bytes(content) != sha256:
             raise UserError(
                 f"{path}: not the catalogue that `data.catalog_sha256` names; get that version back, or change "
@@ -172,6 +173,11 @@ def _staged(path: Path, sha256: str) -> Path:
     return path.with_name(f".{path.name}.staged-{sha256[:32]}")
 
 
+def _shown(text: str) -> str:
+    """``text`` for a message: one short line, whatever it is."""
+    return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
 def _row(path: Path, number: int, values: list[str]) -> CatalogRow:
     where = f"{path}: row {number}"
     if len(values) != len(fields(CatalogRow)):
@@ -180,10 +186,10 @@ def _row(path: Path, number: int, values: list[str]) -> CatalogRow:
     if not all(stays_inside(name) for name in (image, mask_path or "mask")):
         raise UserError(f"{where}: a path that leaves the line's folder")
     if split not in ("train", "test") or label not in ("0", "1") or (split == "train" and label == "1"):
-        raise UserError(f"{where}: split {printable(split)!r} with label {printable(label)!r}")
+        raise UserError(f"{where}: split {_shown(split)!r} with label {_shown(label)!r}")
     if not _SHA256.fullmatch(sha256) or not (_SHA256.fullmatch(mask_sha256) or not (mask_sha256 or mask_path)):
         raise UserError(f"{where}: a sha256 that is none")
     if not re.fullmatch(r"[0-9]{1,9}", batch):
-        raise UserError(f"{where}: batch {printable(batch)!r} is not a number")
+        raise UserError(f"{where}: batch {_shown(batch)!r} is not a number")
     side: Literal["train", "test"] = "train" if split == "train" else "test"
     return CatalogRow(image, side, int(label), defect_type, mask_path, group, sha256, mask_sha256, int(batch))

@@ -24,6 +24,7 @@ from stlm_core.files import write_json_atomic
 STATISTICS = ("brightness", "contrast", "sharpness", "saturated", "width", "height")
 _VERSION = 1
 _QUANTILES = 512
+_LARGEST = 1e100  # no statistic of an image comes near, and sums of such numbers stay finite
 _DIGITS = 6  # significant ones, of stored values
 # Standard deviations beyond the reference's smallest and largest value; the range of 20 images says less than that of
 # 1,000, so it is widened twice as much.
@@ -105,7 +106,7 @@ class TrainingStatistics:
             return cls.of_json(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise UserError(
                 f"{path}: not the training statistics of a model; remove it, and `stlm promote` writes it again"
             ) from None
@@ -115,11 +116,12 @@ class TrainingStatistics:
         """The statistics in a JSON object.
 
         Raises:
-            ValueError, TypeError, KeyError, AttributeError: it is not such an object.
+            ValueError, TypeError, KeyError, AttributeError, OverflowError: it is not such an object.
         """
-        if value["version"] != _VERSION or not isinstance(value["images"], int) or value["images"] < 1:
+        images = value["images"]
+        if value["version"] != _VERSION or not isinstance(images, int) or not 1 <= images < _LARGEST:
             raise ValueError("unknown version or no images")
-        return cls(value["images"], {name: _parsed(value["statistics"][name]) for name in STATISTICS})
+        return cls(images, {name: _parsed(value["statistics"][name]) for name in STATISTICS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +219,8 @@ def _distribution(values: NDArray[np.float64]) -> Distribution:
 def _parsed(value: dict[str, Any]) -> Distribution:
     mean, deviation, smallest, largest = (float(value[name]) for name in ("mean", "deviation", "smallest", "largest"))
     quantiles = tuple(float(number) for number in value["quantiles"])
-    if not quantiles or not all(math.isfinite(number) for number in (mean, deviation, smallest, largest, *quantiles)):
-        raise ValueError("a statistic without finite values")
+    if not quantiles or not all(abs(number) < _LARGEST for number in (mean, deviation, smallest, largest, *quantiles)):
+        raise ValueError("a statistic without values, or with impossible ones")
     return Distribution(mean, deviation, smallest, largest, tuple(sorted(quantiles)))
 
 

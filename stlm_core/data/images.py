@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from stlm_core.data.decoders import refuse_costly_bmp, refuse_costly_jpeg, silence_decoders
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_tree
 
@@ -35,6 +36,9 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+silence_decoders()
 
 
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
@@ -172,6 +176,8 @@ def open_image(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Im
     """
     pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
     try:
+        if content.startswith(b"\xff\xd8"):
+            refuse_costly_jpeg(path, content)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise UserError(
@@ -179,6 +185,8 @@ def open_image(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Im
                 )
             if image.format == "PNG":
                 _check_png(content)
+            elif image.format == "BMP":
+                refuse_costly_bmp(path, image)
             yield image
     except UserError:
         raise

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stlm_core.config import LineConfig
-from stlm_core.data.adapters.base import stays_inside
+from stlm_core.data.adapters.base import printable, stays_inside
 from stlm_core.data.inspection import Inspection, inspect_line, name_files
 from stlm_core.errors import UserError
 from stlm_core.files import write_bytes_atomic
@@ -152,22 +152,29 @@ class Manifest:
                 split or label, a path that leaves ``root``, rows out of order or repeated).
         """
         try:
-            table = pq.read_table(io.BytesIO(path.read_bytes()))
+            content = path.read_bytes()
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise UserError(f"{path}: no such file; `stlm validate` makes it") from None
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except pa.ArrowException as error:
-            raise UserError(f"{path}: not a Parquet file: {error}; run `stlm validate` again") from None
+        rows = _parse(path, content)
+        if problem := _row_problem(rows):
+            raise UserError(f"{path}: {problem}; run `stlm validate` again")
+        return cls(root, rows)
+
+
+def _parse(path: Path, content: bytes) -> tuple[ManifestRow, ...]:
+    try:
+        table = pq.read_table(io.BytesIO(content))
         if not table.schema.equals(SCHEMA):
             raise UserError(
                 f"{path}: not a manifest of this version: columns {table.schema.names}, expected {SCHEMA.names} "
                 "with their types; run `stlm validate` again"
             )
-        rows = tuple(row for batch in table.to_batches(_ROW_GROUP) for row in _rows(batch))
-        if problem := _row_problem(rows):
-            raise UserError(f"{path}: {problem}; run `stlm validate` again")
-        return cls(root, rows)
+        return tuple(row for batch in table.to_batches(_ROW_GROUP) for row in _rows(batch))
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # text that is not UTF-8 shows up late
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a Parquet file: {printable(reason)}; run `stlm validate` again") from None
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[ManifestRow]:
@@ -206,12 +213,12 @@ def _row_problem(rows: tuple[ManifestRow, ...]) -> str:
     previous = ""
     for row in rows:
         if row.split not in SPLITS:
-            return f"{row.path}: unknown split {row.split!r}"
+            return f"{printable(row.path)}: unknown split {row.split!r}"
         if row.label not in (0, 1) or (row.split != "test" and row.label != 0):
-            return f"{row.path}: label {row.label} in split {row.split}"
+            return f"{printable(row.path)}: label {row.label} in split {row.split}"
         if row.path <= previous:
-            return f"{row.path}: rows out of order or repeated"
+            return f"{printable(row.path)}: rows out of order or repeated"
         if not all(stays_inside(path) for path in (row.path, row.mask_path or "mask")):
-            return f"{row.path}: a path that leaves the data folder"
+            return f"{printable(row.path)}: a path that leaves the data folder"
         previous = row.path
     return ""

@@ -21,7 +21,7 @@ from stlm_core.integrations.versioning_failures import cache_is_incomplete, git_
 from stlm_core.integrations.versioning_probe import Remote, probe
 from stlm_core.integrations.versioning_process import run_dvc
 
-# Read timeout of a stalled transfer and uploads at once; benchmarks/data_transfer.py measured the second.
+# Seconds. DVC's own number of jobs stays: benchmarks/data_transfer.py found nothing better.
 _S3_OPTIONS = {"connect_timeout": "5", "read_timeout": "30"}
 _MOVED = re.compile(r"(\d+) files? (?:pushed|fetched)")
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

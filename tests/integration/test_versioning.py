@@ -141,7 +141,7 @@ def test_data_go_to_a_folder_and_come_back(project: VersionedProject, tmp_path: 
 
 def test_plain_dvc_uses_the_same_remote(project: VersionedProject, tmp_path: Path) -> None:
     whole = project.add_images(4)
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     assert "5 files pushed" in project.dvc("push")
     project.lose_everything()
     project.dvc("pull")
@@ -149,7 +149,7 @@ def test_plain_dvc_uses_the_same_remote(project: VersionedProject, tmp_path: Pat
 
 
 def test_only_what_is_new_is_pushed(project: VersionedProject, tmp_path: Path) -> None:
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     project.add_images(10)
     project.stlm("data", "push")
     project.add_images(3, seed=1)
@@ -157,7 +157,7 @@ def test_only_what_is_new_is_pushed(project: VersionedProject, tmp_path: Path) -
 
 
 def test_earlier_versions_come_back_with_their_pointer(project: VersionedProject, tmp_path: Path) -> None:
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     first, pointer = project.add_images(5), project.pointer.read_text()
     project.stlm("data", "push")
     project.add_images(5, seed=1)
@@ -184,7 +184,7 @@ def test_without_a_remote(project: VersionedProject, action: str) -> None:
 
 
 def test_an_untracked_line(project: VersionedProject, tmp_path: Path) -> None:
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     path = IMAGES.as_posix()
     said = refused(project.stlm("data", "push", "--line", LINE))
     assert said == f"{path}: the data of line `{LINE}` are not tracked by DVC; run `dvc add {path}` first"
@@ -222,7 +222,7 @@ def test_addresses_that_cannot_be_a_remote(project: VersionedProject, arguments:
 
 def test_a_folder_that_is_not_mounted(project: VersionedProject, tmp_path: Path) -> None:
     project.add_images(1)
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     (tmp_path / "store").rmdir()
     for action in ("push", "pull", "status"):
         said = refused(project.stlm("data", action))
@@ -232,7 +232,7 @@ def test_a_folder_that_is_not_mounted(project: VersionedProject, tmp_path: Path)
 
 def test_data_that_left_the_cache_are_not_taken_for_pushed(project: VersionedProject, tmp_path: Path) -> None:
     project.add_images(5)
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     project.cached()[0].unlink()
     said = refused(project.stlm("data", "push"))
     assert f"{IMAGES.as_posix()}: 1 of 5 files are missing or damaged (the first: 0-0000" in said
@@ -243,7 +243,7 @@ def test_data_that_left_the_cache_are_not_taken_for_pushed(project: VersionedPro
 
 def test_a_version_that_nobody_pushed(project: VersionedProject, tmp_path: Path) -> None:
     project.add_images(2)
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     project.lose_everything()
     said = refused(project.stlm("data", "pull", "--line", LINE))
     assert said.endswith(
@@ -256,7 +256,7 @@ def test_a_bad_file_on_the_remote_is_named_and_never_taken(
     project: VersionedProject, tmp_path: Path, damage: str
 ) -> None:
     whole = project.add_images(6)
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     project.stlm("data", "push")
     victim = next(file for file in sorted((tmp_path / "store").rglob("*")) if file.is_file() and not file.suffix)
     good = victim.read_bytes()
@@ -276,7 +276,7 @@ def test_a_bad_file_on_the_remote_is_named_and_never_taken(
 
 
 def test_a_pull_never_deletes_what_dvc_does_not_have(project: VersionedProject, tmp_path: Path) -> None:
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     project.add_images(3)
     project.stlm("data", "push")
     precious = project.images / "precious.png"
@@ -288,7 +288,7 @@ def test_a_pull_never_deletes_what_dvc_does_not_have(project: VersionedProject, 
 
 def test_a_full_remote(project: VersionedProject, small_disk: Path) -> None:
     project.add_images(5, size=30_000)
-    project.stlm("data", "remote", str(small_disk))
+    project.use_folder(small_disk)
     said = refused(project.stlm("data", "push"))
     assert said == f"remote `storage` ({small_disk}): no space left on the disk; make room and run the command again"
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
@@ -298,7 +298,7 @@ def test_a_full_remote(project: VersionedProject, small_disk: Path) -> None:
 
 def test_a_full_disk_while_pulling(project: VersionedProject, tmp_path: Path, small_disk: Path) -> None:
     whole = project.add_images(5, size=30_000)
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     project.stlm("data", "push")
     project.lose_everything()
     project.dvc("cache", "dir", "--local", str(small_disk))
@@ -310,7 +310,7 @@ def test_a_full_disk_while_pulling(project: VersionedProject, tmp_path: Path, sm
 
 def test_two_dvc_commands_at_once(project: VersionedProject, tmp_path: Path) -> None:
     project.add_images(1)
-    project.stlm("data", "remote", str(tmp_path / "store"))
+    project.use_folder(tmp_path / "store")
     lock = project.folder / ".dvc" / "tmp" / "lock"
     holder = subprocess.Popen(
         [

@@ -177,6 +177,7 @@ def mortal(tmp_path: Path) -> Iterator[SeaweedServer]:
         server.kill()
 
 
+@pytest.mark.slow
 def test_a_store_killed_while_it_is_used_costs_a_second_run_and_no_data(
     project: VersionedProject, mortal: SeaweedServer
 ) -> None:

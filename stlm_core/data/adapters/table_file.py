@@ -13,6 +13,7 @@ from stlm_core.errors import UserError
 COLUMNS = ("path", "split", "label", "defect_type", "mask_path", "group")
 SUFFIXES = (".csv", ".parquet")
 _ROWS_AT_A_TIME = 4096
+_LONGEST = 2048  # characters of a value; messages show values
 
 Row = Mapping[str, str]
 
@@ -24,11 +25,13 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
     Raises:
         UserError: the table cannot be read, has no column ``path`` or an unknown one, a row of another length than the
-            header, or a value that is not text or has control characters.
+            header, or a value that is not text, is far too long or has control characters.
     """
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
     for number, row in rows:
         for column, value in row.items():
+            if len(value) > _LONGEST:
+                raise UserError(f"{path}: row {number}: `{column}` has more than {_LONGEST} characters")
             if printable(value) != value:
                 raise UserError(f"{path}: row {number}: control characters in `{column}`")
         yield number, {column: row.get(column, "") for column in COLUMNS}
@@ -95,6 +98,8 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         raise UserError(f"{path}: no column `path`; known columns: {', '.join(COLUMNS)}")
     for column in columns:
         if column not in COLUMNS:
-            raise UserError(f"{path}: unknown column {printable(column)!r}; known columns: {', '.join(COLUMNS)}")
+            raise UserError(
+                f"{path}: unknown column {printable(column[:_LONGEST])!r}; known columns: {', '.join(COLUMNS)}"
+            )
         if list(columns).count(column) > 1:
             raise UserError(f"{path}: column {column!r} occurs twice")
