@@ -63,13 +63,14 @@ def pictures() -> dict[str, bytes]:
         "lossless.webp": (rgb.convert("RGBA"), {"lossless": True}),
         "animated.webp": (rgb, {"save_all": True, "append_images": pages, "duration": 40}),
     }
-    return {name: _saved(image, name, options) for name, (image, options) in made.items()} | {
+    return {name: saved(image, name, options) for name, (image, options) in made.items()} | {
         "interlaced.png": interlaced_png(),
         "runs.bmp": run_length_bmp(),
     }
 
 
-def _saved(image: Image.Image, name: str, options: dict[str, object]) -> bytes:
+def saved(image: Image.Image, name: str, options: dict[str, object]) -> bytes:
+    """The bytes of ``image`` saved in the format that ``name`` ends in."""
     stream = io.BytesIO()
     kind = {"jpg": "JPEG", "tif": "TIFF"}.get(name.rpartition(".")[2], name.rpartition(".")[2].upper())
     image.save(stream, kind, **options)

@@ -26,10 +26,10 @@ _VERSION = 1
 _QUANTILES = 512
 _LARGEST = 1e100  # no statistic of an image comes near, and sums of such numbers stay finite
 _DIGITS = 6  # significant ones, of stored values
-# Standard deviations beyond the reference's smallest and largest value; the range of 20 images says less than that of
+# Standard deviations beyond the reference's smallest and largest value; the range of 20 parts says less than that of
 # 1,000, so it is widened twice as much.
 _MARGIN, _MARGIN_OF_FEW = 2.0, 20.0
-_SAMPLING = 2.0  # times sqrt(1/n + 1/m): the distance, in deviations, that chance alone rarely exceeds
+_SAMPLING = 2.0  # times sqrt(1/n + 1/m) of n and m parts: the distance, in deviations, that chance alone rarely exceeds
 # The least standard deviation that counts, so that a statistic that never varied can be compared. Absolute values for
 # those between 0 and 1, shares of the reference's median for the others.
 _FLOORS = {"brightness": 0.01, "contrast": 0.01, "saturated": 0.005}
@@ -51,6 +51,8 @@ class Measured(Protocol):
     def width(self) -> int: ...
     @property
     def height(self) -> int: ...
+    @property
+    def group(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,13 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStatistics:
-    """Distributions of :data:`STATISTICS` over ``images`` good training images (at least one)."""
+    """Distributions of :data:`STATISTICS` over ``images`` good training images of ``parts`` physical parts.
+
+    Where nothing is known of parts, every image counts as one of its own. At least one image.
+    """
 
     images: int
+    parts: int
     distributions: Mapping[str, Distribution]
 
     @classmethod
@@ -80,7 +86,7 @@ class TrainingStatistics:
         """
         if not rows:
             raise ValueError("statistics of no images")
-        return cls(len(rows), {name: _distribution(_values(rows, name)) for name in STATISTICS})
+        return cls(len(rows), _parts(rows), {name: _distribution(_values(rows, name)) for name in STATISTICS})
 
     def write(self, path: Path) -> None:
         """Write them as JSON; the same images give the same bytes.
@@ -93,7 +99,7 @@ class TrainingStatistics:
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`of_json` reads."""
         distributions = {name: asdict(found) for name, found in self.distributions.items()}
-        return {"version": _VERSION, "images": self.images, "statistics": distributions}
+        return {"version": _VERSION, "images": self.images, "parts": self.parts, "statistics": distributions}
 
     @classmethod
     def read(cls, path: Path) -> TrainingStatistics:
@@ -118,10 +124,12 @@ class TrainingStatistics:
         Raises:
             ValueError, TypeError, KeyError, AttributeError, OverflowError: it is not such an object.
         """
-        images = value["images"]
-        if value["version"] != _VERSION or not isinstance(images, int) or not 1 <= images < _LARGEST:
-            raise ValueError("unknown version or no images")
-        return cls(images, {name: _parsed(value["statistics"][name]) for name in STATISTICS})
+        images, parts = value["images"], value["parts"]
+        if value["version"] != _VERSION or not all(isinstance(count, int) for count in (images, parts)):
+            raise ValueError("unknown version, or counts that are none")
+        if not 1 <= parts <= images < _LARGEST:
+            raise ValueError("impossible counts")
+        return cls(images, parts, {name: _parsed(value["statistics"][name]) for name in STATISTICS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +155,14 @@ class Drift:
 
 
 def compare(reference: TrainingStatistics, rows: Sequence[Measured]) -> list[Drift]:
-    """How far ``rows`` are from the reference, one entry a statistic; nothing for no rows."""
+    """How far ``rows`` are from the reference, one entry a statistic; nothing for no rows.
+
+    What chance explains depends on the number of parts, because photographs of one part are alike.
+    """
     if not rows:
         return []
-    sampling = _SAMPLING * math.sqrt(1 / reference.images + 1 / len(rows))
-    margin = _MARGIN * (1 + _MARGIN_OF_FEW / reference.images)
+    sampling = _SAMPLING * math.sqrt(1 / reference.parts + 1 / _parts(rows))
+    margin = _MARGIN * (1 + _MARGIN_OF_FEW / reference.parts)
     return [_drift(name, reference.distributions[name], _values(rows, name), sampling, margin) for name in STATISTICS]
 
 
@@ -193,6 +204,12 @@ def _wasserstein(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     below_first = np.searchsorted(first, merged[:-1], side="right") / len(first)
     below_second = np.searchsorted(second, merged[:-1], side="right") / len(second)
     return float((np.abs(below_first - below_second) * np.diff(merged)).sum())
+
+
+def _parts(rows: Sequence[Measured]) -> int:
+    """Physical parts that the images show; an image without a group is one of its own."""
+    grouped = [row.group for row in rows if row.group]
+    return len(set(grouped)) + len(rows) - len(grouped)
 
 
 def _values(rows: Sequence[Measured], name: str) -> NDArray[np.float64]:

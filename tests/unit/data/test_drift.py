@@ -23,6 +23,7 @@ class Image:
     saturated: float = 0.01
     width: int = 640
     height: int = 480
+    group: str = ""
 
 
 def images(brightness: object) -> list[Image]:
@@ -151,3 +152,16 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def test_drift_in_words() -> None:
     drift = Drift("brightness", 6.24, 0.95, 0.3, 0.7, 0.412, 0.534)
     assert describe(drift) == "brightness 0.412 instead of 0.534 (6.2 deviations, 95% out of range)"
+
+
+def test_photographs_of_one_part_count_once() -> None:
+    """Six photographs a part say no more of the line than one: chance explains as much as with a sixth of them."""
+    parts = np.concatenate([np.linspace(0.4, 0.6, 14), np.linspace(0.5, 0.7, 16)])
+    rows = [replace(image, group=f"part{index}") for index, image in enumerate(images(parts))]
+    reference = TrainingStatistics.of([row for row in rows[:14] for _ in range(6)])
+    assert (reference.images, reference.parts) == (84, 14)
+    new = [row for row in rows[14:] for _ in range(6)]
+    alone = compare(TrainingStatistics.of(rows[:14]), rows[14:])
+    assert of("brightness", compare(reference, new)).distance == pytest.approx(of("brightness", alone).distance)
+    unknown = compare(TrainingStatistics.of([replace(row, group="") for row in rows[:14] for _ in range(6)]), new)
+    assert of("brightness", unknown).distance > of("brightness", alone).distance
