@@ -16,6 +16,8 @@ from stlm_core.errors import UserError
 from stlm_core.files import sha256_tree
 from stlm_core.integrations.versioning import pointer_of, track
 
+pytestmark = pytest.mark.slow  # every test starts DVC several times
+
 _HOLD = "import zc.lockfile, sys; held = zc.lockfile.LockFile(sys.argv[1]); print(flush=True); input()"
 
 

@@ -14,6 +14,8 @@ from versioned_project import IMAGES, LINE, VersionedProject, make_project
 
 from stlm_core.files import sha256_tree
 
+pytestmark = pytest.mark.slow  # every test starts DVC several times
+
 _FILES = 400
 
 
@@ -177,7 +179,6 @@ def mortal(tmp_path: Path) -> Iterator[SeaweedServer]:
         server.kill()
 
 
-@pytest.mark.slow
 def test_a_store_killed_while_it_is_used_costs_a_second_run_and_no_data(
     project: VersionedProject, mortal: SeaweedServer
 ) -> None:

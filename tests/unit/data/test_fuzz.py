@@ -55,7 +55,7 @@ QUICK = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-THOROUGH = settings(QUICK, max_examples=6000, derandomize=False)
+THOROUGH = settings(QUICK, derandomize=False)
 LONGEST = 3000  # characters of a sentence, most of which are a value that is shown
 
 
@@ -123,7 +123,7 @@ def test_spoilt_images(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: 
 
 
 @pytest.mark.slow
-@settings(THOROUGH, max_examples=12_000)
+@settings(THOROUGH, max_examples=8000)
 @given(PICTURES, EDITS)
 def test_many_spoilt_images(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, edits: list[fuzzing.Edit]
@@ -355,7 +355,7 @@ def test_spoilt_tables(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(READERS))
-@settings(THOROUGH, max_examples=3000)
+@settings(THOROUGH, max_examples=1500)
 @given(texts=TEXT_EDITS, edits=st.just([]) | EDITS)
 def test_many_spoilt_tables(
     tmp_path: Path, kind: str, texts: list[tuple[int, int, str]], edits: list[fuzzing.Edit]
@@ -399,7 +399,7 @@ def test_spoilt_facts_are_measured_again(
 
 
 @pytest.mark.slow
-@settings(THOROUGH, max_examples=5000)
+@settings(THOROUGH, max_examples=2500)
 @given(edits=EDITS)
 def test_many_spoilt_facts_are_measured_again(remembered: tuple[FactStore, bytes], edits: list[fuzzing.Edit]) -> None:
     store, content = remembered
