@@ -69,8 +69,15 @@ class LineConfig(Section):
     promote: PromoteConfig
 
     def resolve(self, path: str) -> Path:
-        """``path`` as written in ``params.yaml``, against the folder of that file."""
-        return (self.root / Path(path).expanduser()).resolve()
+        """``path`` as written in ``params.yaml``, against the folder of that file.
+
+        Raises:
+            UserError: no file can have that path, or ``~name`` is nobody's home.
+        """
+        try:
+            return (self.root / Path(path).expanduser()).resolve()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"line {self.name}: {path!r} is not a path: {error}") from None
 
     def section_hash(self, *sections: str) -> str:
         """sha256 hex digest of the named sections' values, independent of key order."""
@@ -94,7 +101,8 @@ def load_params(params: Path) -> dict[str, Any]:
     """The parsed ``params.yaml``.
 
     Raises:
-        UserError: the file is missing, is not YAML, or lacks ``defaults``, ``profiles`` or ``lines``.
+        UserError: the file is missing, is not YAML, lacks ``defaults``, ``profiles`` or ``lines``, or one of the
+            names in them is not a text.
     """
     try:
         text = params.read_text(encoding="utf-8")
@@ -107,10 +115,16 @@ def load_params(params: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""
-        raise UserError(f"{params}: not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{params}: not valid YAML{line}: {_one_line(reason)}") from None
+    except (ValueError, AttributeError, RecursionError) as error:  # a number or date that is none, or too many brackets
+        raise UserError(f"{params}: not valid YAML: {_one_line(str(error))}") from None
     for key in ("defaults", "profiles", "lines"):
         if not isinstance(tree, dict) or not isinstance(tree.get(key), dict):
             raise UserError(f"{params}: needs a mapping `{key}` at the top level")
+        for name in tree[key]:
+            if not isinstance(name, str):
+                raise UserError(f"{params}: {key}: the name {name} is not a text; put it in quotes")
     return tree
 
 
@@ -128,23 +142,37 @@ def load_line(params: Path, line: str) -> LineConfig:
     """
     tree = load_params(params)
     if line not in tree["lines"]:
-        known = ", ".join(tree["lines"]) or "none"
+        known = _one_line(", ".join(tree["lines"])) or "none"
         raise UserError(f"{params}: no line `{line}` (known: {known}); add it with `stlm lines add`")
     if not LINE_NAME.fullmatch(line):
         raise UserError(f"{params}: line name `{line}` must be lower-case letters, digits, - and _, at most 64")
-    own = tree["lines"][line] or {}
+    own = _mapping(params, f"lines.{line}", tree["lines"][line])
     profile = own.get("profile", "cpu")
-    if profile not in tree["profiles"]:
+    if not isinstance(profile, str) or profile not in tree["profiles"]:
         known = ", ".join(tree["profiles"])
-        raise UserError(f"{params}: lines.{line}.profile: no profile `{profile}` (known: {known})")
+        raise UserError(
+            f"{params}: lines.{line}.profile: no profile `{_one_line(str(profile))}` (known: {_one_line(known)})"
+        )
     merged: dict[str, Any] = {section: {} for section in SECTIONS}
-    for layer in (tree["defaults"], tree["profiles"][profile] or {}, own):
+    for layer in (tree["defaults"], _mapping(params, f"profiles.{profile}", tree["profiles"][profile]), own):
         merged = deep_merge(merged, layer)
     merged.update(name=line, profile=profile, root=params.resolve().parent)
     try:
         return LineConfig.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
-        setting = ".".join(str(part) for part in first["loc"])
+        setting = _one_line(".".join(str(part) for part in first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UserError(f"{params}: lines.{line}: `{setting}`: {first['msg']}{more}") from None
+        raise UserError(f"{params}: lines.{line}: `{setting}`: {_one_line(first['msg'])}{more}") from None
+
+
+def _mapping(params: Path, where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict | None):
+        raise UserError(f"{params}: {_one_line(where)}: not a mapping of settings")
+    return value or {}
+
+
+def _one_line(text: str) -> str:
+    """``text`` with line breaks and other control characters escaped, and not too long for a sentence."""
+    shown = text if len(text) <= 300 else f"{text[:300]}..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import re
 import warnings
 from collections import Counter
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, _imaging
 
 from stlm_core.errors import UserError
 
@@ -22,14 +23,15 @@ _MAX_RUN_LENGTH_PIXELS = 1 << 24
 _RUN_LENGTHS = (1, 2)  # BMP's numbers for those of 8 and of 4 bits
 
 
+@functools.cache
 def silence_decoders() -> None:
     """Keep remarks about single files off standard error: what matters of them is in the error that is raised.
 
-    For good, because neither the filters of warnings nor libtiff's handler can be changed for one thread alone.
+    Once and for good: neither the filters of warnings nor libtiff's handler can be changed for one thread alone.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    set_handler = getattr(ctypes.CDLL(Image.core.__file__), "TIFFSetErrorHandler", None)
+    set_handler = getattr(ctypes.CDLL(_imaging.__file__), "TIFFSetErrorHandler", None)
     if set_handler is not None:  # libtiff is loaded with Pillow, but some builds hide its names
         set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
         set_handler(None)

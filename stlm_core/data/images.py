@@ -23,6 +23,7 @@ DEFAULT_MAX_PIXELS = 100_000_000
 
 # The content decides, not the name; the list keeps rarely tested decoders away from untrusted bytes.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_JPEG_FORMATS = frozenset({"JPEG", "MPO"})  # Pillow's name for a JPEG with further pictures in it
 _HIGH_DEPTH_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _DIRECT_MODES = frozenset({"P", "RGBX", "CMYK", "YCbCr"})
@@ -36,9 +37,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-silence_decoders()
 
 
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
@@ -174,6 +172,7 @@ def open_image(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Im
     Raises:
         UserError: see :func:`read_image`; ``path`` is only named.
     """
+    silence_decoders()
     pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)
     try:
         if content.startswith(b"\xff\xd8"):
@@ -249,7 +248,7 @@ def to_eight_bit(path: Path, image: Image.Image) -> Image.Image:
 
 def _read_mask_file(path: Path, max_pixels: int) -> NDArray[np.bool_]:
     with open_image(path, read_content(path), max_pixels) as stored:
-        if stored.format == "JPEG":
+        if stored.format in _JPEG_FORMATS:
             raise UserError(f"{path}: a JPEG mask has no exact edges; save the mask as PNG")
         orientation = stored_orientation(stored)
         if stored.mode in _HIGH_DEPTH_MODES | {"F"}:

@@ -174,6 +174,15 @@ TRUTH = [
 SETTINGS = [
     BadInput("no params.yaml", remove("params.yaml"), "params.yaml: no such file; run from the project folder"),
     BadInput("not yaml", write("params.yaml", b"lines: [\n"), "params.yaml: not valid YAML (line 2)"),
+    BadInput(
+        "a date there is not", write("params.yaml", b"defaults: 2001-99-99\n"), "params.yaml: not valid YAML: month"
+    ),
+    BadInput(
+        "line that is a text",
+        write("params.yaml", b"defaults: {}\nprofiles: {cpu: {}}\nlines: {line: x}\n"),
+        "lines.line: not a mapping of settings",
+    ),
+    BadInput("path that is none", setting("data", "path", "~nobody-here/x"), "'~nobody-here/x' is not a path"),
     BadInput("no lines", write("params.yaml", b"defaults: {}\nprofiles: {}\n"), "needs a mapping `lines`"),
     BadInput("bytes that are no text", write("params.yaml", b"\xff\xfe\x00"), "params.yaml: cannot be read"),
     BadInput("misspelt", setting("data", "formt", "mvtec"), "lines.line: `data.formt`: Extra inputs are not permitted"),

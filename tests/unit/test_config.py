@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stlm_core.config import SECTIONS, deep_merge, line_names, load_line
@@ -73,6 +73,68 @@ def test_line_names_that_could_leave_their_folder_are_refused(tmp_path, name):
     tree = {**BASE, "lines": {name: BASE["lines"]["a"]}}
     with pytest.raises(UserError, match="line name"):
         load_line(write(tmp_path, tree), name)
+
+
+TOP = "defaults: {}\nprofiles: {cpu: {}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: \0", "not valid YAML: unacceptable character #x0000"),
+        ("[" * 3000, "not valid YAML: maximum recursion depth"),
+        ("since: 2001-99-99", "not valid YAML: month must be in 1..12"),
+        ("a: !!timestamp x", "not valid YAML: "),
+        (f"steps: {'9' * 5000}", "not valid YAML: Exceeds the limit"),
+        (f"{TOP}lines: {{1: {{data: {{path: x}}}}}}", "lines: the name 1 is not a text; put it in quotes"),
+        (f"{TOP}lines: {{a: x}}", r"lines\.a: not a mapping of settings"),
+        ("defaults: {}\nprofiles: {cpu: x}\nlines: {a: {}}", r"profiles\.cpu: not a mapping of settings"),
+        (f"{TOP}lines: {{a: {{profile: [cpu]}}}}", r"no profile `\['cpu'\]` \(known: cpu\)"),
+        (f'{TOP}lines: {{a: {{profile: "c\\np"}}}}', r"no profile `c\\np` \(known: cpu\)"),
+        (f'{TOP}lines: {{a: {{"x\\ny": 1, data: {{path: x}}}}}}', r"`x\\ny`: Extra inputs are not permitted"),
+        (f"{TOP}lines: {{a: {{profile: {'p' * 90_000}}}}}", r"no profile `p{300}\.\.\.`"),
+    ],
+)
+def test_any_text_that_is_no_settings_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_line(path, "a")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("path", ["a\0b", "~nobody-has-this-name/images"])
+def test_a_path_that_cannot_be_is_refused(tmp_path, path):
+    config = load_line(write(tmp_path, changed(data={"path": path})), "a")
+    with pytest.raises(UserError, match=r"line a: '.*' is not a path: "):
+        config.resolve(config.data.path)
+
+
+PIECES = st.sampled_from(
+    [*"\0\n\t:-?&*!%[]{}\",'~#|>", "<<: ", "!!int ", "!!binary x", "2001-99-99", "\\e", "[" * 2000]
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9), PIECES | st.text(max_size=3)), min_size=1, max_size=4)
+)
+def test_spoilt_settings_are_read_or_refused_in_one_line(tmp_path_factory, edits):
+    text = yaml.safe_dump(BASE)
+    for where, length, piece in edits:
+        text = text[:where] + piece + text[where + length :]
+    path = tmp_path_factory.getbasetemp() / "spoilt.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    refused = ""
+    try:
+        for line in line_names(path):
+            config = load_line(path, line)
+            config.resolve(config.data.path)
+    except UserError as error:
+        refused = str(error)
+    assert len(refused) < 2000
+    assert "\n" not in refused
 
 
 def test_section_hash_changes_with_its_section_only(tmp_path):

@@ -98,8 +98,6 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         raise UserError(f"{path}: no column `path`; known columns: {', '.join(COLUMNS)}")
     for column in columns:
         if column not in COLUMNS:
-            raise UserError(
-                f"{path}: unknown column {printable(column[:_LONGEST])!r}; known columns: {', '.join(COLUMNS)}"
-            )
+            raise UserError(f"{path}: unknown column {printable(column[:200])!r}; known columns: {', '.join(COLUMNS)}")
         if list(columns).count(column) > 1:
             raise UserError(f"{path}: column {column!r} occurs twice")

@@ -123,7 +123,7 @@ def test_spoilt_images(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: 
 
 
 @pytest.mark.slow
-@settings(THOROUGH, max_examples=8000)
+@settings(THOROUGH, max_examples=15_000)
 @given(PICTURES, EDITS)
 def test_many_spoilt_images(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, edits: list[fuzzing.Edit]
@@ -193,6 +193,14 @@ def test_decoders_say_nothing_on_standard_error(tmp_path: Path) -> None:
     assert "large.png: read" in output
     assert "exif.jpg: read" in output
     assert "deflate.tif: damaged or truncated image" in output
+
+
+def test_a_jpeg_with_further_pictures_is_no_mask_either(tmp_path: Path) -> None:
+    picture = Image.new("L", (8, 8), 255)
+    picture.save(tmp_path / "m.png", "MPO", save_all=True, append_images=[picture])
+    with pytest.raises(UserError, match="a JPEG mask has no exact edges"):
+        read_mask(tmp_path / "m.png", (8, 8))
+    assert read_image(tmp_path / "m.png").shape == (8, 8, 3)
 
 
 def repeated(content: bytes, marker: bytes, times: int) -> bytes:
@@ -355,7 +363,7 @@ def test_spoilt_tables(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(READERS))
-@settings(THOROUGH, max_examples=1500)
+@settings(THOROUGH, max_examples=4000)
 @given(texts=TEXT_EDITS, edits=st.just([]) | EDITS)
 def test_many_spoilt_tables(
     tmp_path: Path, kind: str, texts: list[tuple[int, int, str]], edits: list[fuzzing.Edit]
@@ -399,7 +407,7 @@ def test_spoilt_facts_are_measured_again(
 
 
 @pytest.mark.slow
-@settings(THOROUGH, max_examples=2500)
+@settings(THOROUGH, max_examples=5000)
 @given(edits=EDITS)
 def test_many_spoilt_facts_are_measured_again(remembered: tuple[FactStore, bytes], edits: list[fuzzing.Edit]) -> None:
     store, content = remembered
