@@ -184,6 +184,8 @@ def _echo_update(done: UpdatedLine) -> None:
             fg=typer.colors.RED,
             bold=True,
         )
+    if done.refusal:
+        typer.echo(f"the update would be refused: {done.refusal}")
     typer.echo(f"data version: {done.catalog_sha256[:12]}")
     if done.retraining.drift is not None:
         typer.echo(f"drift of the new images: {'; '.join(done.retraining.drift) or 'none'}")

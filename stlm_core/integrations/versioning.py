@@ -17,15 +17,21 @@ from urllib.parse import urlsplit
 import yaml
 
 from stlm_core.errors import StlmError, UserError
-from stlm_core.integrations.versioning_failures import cache_is_incomplete, git_ignores, not_transferred
+from stlm_core.integrations.versioning_failures import (
+    cache_is_incomplete,
+    git_ignores,
+    not_transferred,
+    plain_address,
+)
 from stlm_core.integrations.versioning_probe import Remote, probe
 from stlm_core.integrations.versioning_process import run_dvc
 
 # Seconds. DVC's own number of jobs stays: benchmarks/data_transfer.py found nothing better.
 _S3_OPTIONS = {"connect_timeout": "5", "read_timeout": "30"}
 _MOVED = re.compile(r"(\d+) files? (?:pushed|fetched)")
+_NO_FOLDER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]*:.*@", re.DOTALL)
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^?#\s]*)?")
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[^?#@\s]*)?")
 # DVC takes a version whose list is on the remote for complete there, so pushing to the same place mends nothing.
 _REPAIR = "the others are kept; from a machine that has this version, push it to another prefix or folder"
 _RECOVER = "not in DVC's cache, so not pushed: get them with `stlm data pull`, or track the folder again with `dvc add`"
@@ -49,13 +55,12 @@ def find_project(path: Path) -> Path | None:
     return next((folder for folder in (path.resolve(), *path.resolve().parents) if (folder / ".dvc").is_dir()), None)
 
 
-def pointer_of(folder: Path) -> Path | None:
-    """The ``.dvc`` file that tracks ``folder`` or a folder above it; None if it is untracked."""
-    project = find_project(folder)
-    if project is None:
+def pointer_of(project: Path, folder: Path) -> Path | None:
+    """The ``.dvc`` file in ``project`` that tracks ``folder`` or a folder above it; None if nothing there does."""
+    if find_project(folder) != project.resolve():  # a folder in another project is that one's
         return None
     for tracked in (folder.resolve(), *folder.resolve().parents):
-        if tracked == project:
+        if tracked == project.resolve():
             return None
         pointer = tracked.with_name(f"{tracked.name}.dvc")
         if pointer.is_file():
@@ -106,14 +111,16 @@ def set_remote(project: Path, url: str, endpoint: str | None, name: str) -> Remo
     options = {"verify": "true"}
     if url.startswith("s3:"):
         if not _BUCKET.fullmatch(url):
-            raise UserError(f"{_plain(url)}: not an S3 address; it needs to be s3://bucket or s3://bucket/prefix")
+            raise UserError(
+                f"{plain_address(url)}: not an S3 address; it needs to be s3://bucket or s3://bucket/prefix"
+            )
         options |= _S3_OPTIONS
         if endpoint is not None:
             options["endpointurl"] = _checked_endpoint(endpoint)
-    elif re.match(r"[a-z][a-z0-9+.-]+://", url):
-        raise UserError(f"{_plain(url)}: must be a folder or s3://bucket/prefix")
+    elif _NO_FOLDER.match(url):
+        raise UserError(f"{plain_address(url)}: must be a folder or s3://bucket/prefix")
     elif endpoint is not None:
-        raise UserError(f"--endpoint {_plain(endpoint)}: only an s3:// remote has one")
+        raise UserError(f"--endpoint {plain_address(endpoint)}: only an s3:// remote has one")
     else:
         url = _made_folder(Path(url))
     run_dvc(project, name, "remote", "add", "--quiet", "--force", name, url)
@@ -160,10 +167,16 @@ def pull(project: Path, remote: Remote, pointers: Sequence[Path], jobs: int | No
     """Fetch what the local cache lacks, check its hashes and put it into the workspace; see :func:`push`.
 
     Raises:
-        UserError: also for files that are missing or damaged on the remote (the rest stays in the cache), and when the
-            workspace holds changes that would be lost.
+        UserError: also for files that are missing or damaged on the remote (the rest stays in the cache, and the
+            workspace as it is), and when the workspace holds changes that would be lost.
     """
-    return _transfer(project, remote, "pull", pointers, jobs)
+    fetched = _transfer(project, remote, "fetch", pointers, jobs)
+    # DVC's own pull would go on to empty the folder of a version that cannot be had, and its fetch may end with 0.
+    if absent := _absent(project, pointers, "fetch"):
+        others = "" if pointers else "; nothing here was changed, other lines can be pulled with --line"
+        raise UserError(f"{remote}: {absent}{others}")
+    run_dvc(project, str(remote), "checkout", "--", *(_name(project, each) for each in pointers))
+    return fetched
 
 
 def state(project: Path, pointer: Path, remote: Remote | None) -> State:
@@ -180,17 +193,18 @@ def state(project: Path, pointer: Path, remote: Remote | None) -> State:
     if remote is None:
         return State(workspace)
     probe(remote)
-    listing = _listing(project, pointer)
+    cache = _cache(project)
+    listing = _listing(cache, pointer)
     if listing is None:
         return State(workspace, 0, int(_out(pointer).get("nfiles", 1)))
     compared = json.loads(
         run_dvc(project, str(remote), "status", "--cloud", "--remote", remote.name, "--json", "--", target)
     )
-    return State(workspace, sum(kind == "new" for kind in compared.values()), len(_missing_in_cache(project, listing)))
+    return State(workspace, sum(kind == "new" for kind in compared.values()), len(_missing_in(cache, listing)))
 
 
 def _transfer(
-    project: Path, remote: Remote, action: Literal["push", "pull"], pointers: Sequence[Path], jobs: int | None
+    project: Path, remote: Remote, action: Literal["push", "fetch"], pointers: Sequence[Path], jobs: int | None
 ) -> int:
     probe(remote)
     arguments = [action, "--remote", remote.name, *(["--jobs", str(jobs)] if jobs is not None else []), "--"]
@@ -204,40 +218,42 @@ def _transfer(
             raise
         lost = not_transferred(report)
         absent = f"missing there, by md5: {', '.join(lost[:3])} ({len(lost)} in all); {_REPAIR}" if lost else None
-        if (absent := absent or _absent(project, pointers, _REPAIR)) is None:
+        if (absent := absent or _absent(project, pointers, action)) is None:
             raise
         raise UserError(f"{remote}: {absent}") from None
-    if cache_is_incomplete(report) and (absent := _absent(project, pointers, _RECOVER)):
+    if action == "push" and cache_is_incomplete(report) and (absent := _absent(project, pointers, action)):
         raise UserError(f"{remote}: {absent}")
     match = _MOVED.search(output)
     return int(match[1]) if match else 0
 
 
-def _absent(project: Path, pointers: Sequence[Path], advice: str) -> str | None:
+def _absent(project: Path, pointers: Sequence[Path], action: Literal["push", "fetch"]) -> str | None:
     """What the cache lacks of the first of the pointers (none: of those under ``data``) of which it lacks anything."""
+    cache, advice = _cache(project), _RECOVER if action == "push" else _REPAIR
     for pointer in pointers or sorted((project / "data").rglob("*.dvc")):
-        listing, name = _listing(project, pointer), _name(project, pointer).removesuffix(".dvc")
+        listing, name = _listing(cache, pointer), _name(project, pointer).removesuffix(".dvc")
+        if listing is None and action == "push" and pointer.with_suffix("").exists():
+            return f"{name}: the list of its {_out(pointer).get('nfiles', 1)} files is missing; {advice}"
         if listing is None:
             return f"{name}: this version is neither there nor here; push it from the machine that has it"
-        if missing := _missing_in_cache(project, listing):
+        if missing := _missing_in(cache, listing):
             count = f"{len(missing)} of {len(listing)} files"
             return f"{name}: {count} are missing or damaged (the first: {missing[0]}); {advice}"
     return None
 
 
-def _missing_in_cache(project: Path, listing: dict[str, str]) -> list[str]:
-    cache = _cache(project)
+def _missing_in(cache: Path, listing: dict[str, str]) -> list[str]:
     return [path for path, md5 in sorted(listing.items()) if not (cache / md5[:2] / md5[2:]).is_file()]
 
 
-def _listing(project: Path, pointer: Path) -> dict[str, str] | None:
+def _listing(cache: Path, pointer: Path) -> dict[str, str] | None:
     """Path within the tracked folder -> md5, of what ``pointer`` names; None when the cache lacks the list itself."""
     out = _out(pointer)
     md5 = str(out["md5"])
     if not md5.endswith(".dir"):
         return {str(out["path"]): md5}
     try:
-        entries = json.loads((_cache(project) / md5[:2] / md5[2:]).read_text(encoding="utf-8"))
+        entries = json.loads((cache / md5[:2] / md5[2:]).read_text(encoding="utf-8"))
         return {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -271,14 +287,13 @@ def _made_folder(folder: Path) -> str:
 
 
 def _checked_endpoint(endpoint: str) -> str:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise UserError(f"--endpoint {_plain(endpoint)}: must be http://host:port or https://host:port")
-    if parts.username is not None or parts.password is not None:
+    if "@" in endpoint:  # anywhere, because a secret may hold a slash
         raise UserError("--endpoint: holds credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UserError(f"--endpoint {plain_address(endpoint)}: must be http://host:port or https://host:port")
     return endpoint
-
-
-def _plain(address: str) -> str:
-    """``address`` without what stands before an ``@`` or after a ``?``, where credentials could be."""
-    return re.sub(r"//[^/]*@", "//", address.partition("?")[0])

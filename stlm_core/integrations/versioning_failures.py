@@ -41,6 +41,8 @@ _UNTRANSFERRED = re.compile(r"failed to transfer '([0-9a-f]{32})'")
 _UNSAVED = re.compile(r"Can't remove the following unsaved files")
 _IGNORED = re.compile(r"bad DVC file name '(.*)' is git-ignored")
 _INTERRUPTED = "cannot be reached; what was transferred is kept, run the command again when the server answers"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_IN_ADDRESS = re.compile(r"[^\s'\"]*:[^\s'\"]*@")
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -107,8 +109,17 @@ def failure(report: list[str], subject: str) -> StlmError:
 
 
 def without_secrets(text: str) -> str:
-    """``text`` without the credentials that are in the environment."""
+    """``text`` without the credentials that are in the environment or in an address."""
     for name in _SECRETS:
         if secret := os.environ.get(name):
             text = text.replace(secret, f"<{name}>")
-    return text
+    return _IN_ADDRESS.sub("", text)
+
+
+def plain_address(address: str) -> str:
+    """``address`` without what stands before an ``@`` or after a ``?`` or ``#``, where credentials could be."""
+    before, _, after = address.rpartition("@")
+    scheme = _SCHEME.match(before)
+    if re.search(r"[?#]", before):  # which of the two holds the secret, nobody can tell
+        after = "…"
+    return (scheme[0] if scheme else "") + re.split(r"[?#]", after)[0]

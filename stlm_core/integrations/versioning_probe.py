@@ -11,7 +11,7 @@ from botocore import exceptions
 from botocore.config import Config
 
 from stlm_core.errors import UserError
-from stlm_core.integrations.versioning_failures import store_failure, without_secrets
+from stlm_core.integrations.versioning_failures import plain_address, store_failure, without_secrets
 
 CONNECT_SECONDS, READ_SECONDS = 5, 10
 _SCHEME = "s3://"
@@ -34,8 +34,11 @@ class Remote:
         return self.url.startswith(_SCHEME)
 
     def __str__(self) -> str:
+        if not self.is_s3:
+            return f"remote `{self.name}` ({self.url})"
         endpoint = self.options.get("endpointurl")
-        return f"remote `{self.name}` ({self.url}{f' at {endpoint}' if self.is_s3 and endpoint else ''})"
+        at = f" at {plain_address(endpoint)}" if endpoint else ""
+        return f"remote `{self.name}` ({plain_address(self.url)}{at})"
 
 
 def probe(remote: Remote) -> None:
@@ -62,7 +65,7 @@ def probe(remote: Remote) -> None:
         raise UserError(f"{remote}: {reason}; check the address and the network, and run the command again") from None
     except (exceptions.BotoCoreError, ValueError) as error:
         said = store_failure(type(error).__name__) or store_failure(str(error))
-        raise UserError(f"{remote}: {said or without_secrets(str(error))}") from None
+        raise UserError(f"{remote}: {said or without_secrets(' '.join(str(error).split()))}") from None
 
 
 def _client(options: dict[str, str]) -> Any:

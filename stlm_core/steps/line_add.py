@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from stlm_core.steps.line_files import (
     track_images,
     write_quarantine,
 )
-from stlm_core.steps.line_import import importing, local_bytes, readable
+from stlm_core.steps.line_import import files_inside, importing, local_bytes, readable
+from stlm_core.steps.line_replacement import replacing, settle
 from stlm_core.steps.line_source import Source, in_s3, open_source
 from stlm_core.steps.params_file import checked, editing, entry_text, relative_to_project, with_entry
 
@@ -92,17 +94,19 @@ def add_line(params: Path, line: NewLine, *, force: bool = False, dry_run: bool 
 
     Comments and the other lines of ``params`` stay. Paths are stored relative to the folder of ``params``, so a
     checkout can move together with its data. With ``force`` a line of that name gets the new profile, images and
-    ``data`` settings and keeps its other settings. ``params`` is written last, and a killed call can be repeated. A
-    dry run writes nothing at all.
+    ``data`` settings and keeps its other settings. ``params`` is written last; a call that fails leaves the line as
+    it was, and after a kill the next call does so. A dry run writes nothing at all.
 
     Raises:
         UserError: a bad or taken name, an unknown profile or format, a dataset not in the format, images that cannot
-            be used, read or copied; ``params`` is then as it was and what was copied is removed.
+            be used, read or copied; files at the place of the copies that are not to be replaced.
     """
     if not LINE_NAME.fullmatch(line.name):
         raise UserError(f"line name {line.name!r}: use lower-case letters, digits, - and _, at most 64")
     with contextlib.nullcontext(params.resolve().parent) if dry_run else editing(params) as project:
         folder = LineFolder.of(project, line.name)
+        if not dry_run:
+            settle(params, line.name)
         _refuse_taken(params, line, folder, force)
         entry = _Entry(params, params.read_text(encoding="utf-8"), line, _settings(line, project), {})
         entry.config()  # a wrong setting is told before anything is read
@@ -111,6 +115,11 @@ def add_line(params: Path, line: NewLine, *, force: bool = False, dry_run: bool 
             raise UserError(
                 f"{source.place}: {len(source.to_import)} images or masks are not files of that folder, the first is "
                 f"that of {source.to_import[0].path}; they have to be copied, leave --reference out"
+            )
+        if line.copy and (inside := files_inside(source, folder.images)):
+            raise UserError(
+                f"{source.place}: {name_files(inside)} lie in the folder {folder.images}, which the copies would "
+                "replace; move them elsewhere first, or use them where they are with --reference"
             )
         path = relative_to_project(folder.images if line.copy else source.root, project)
         entry = _Entry(params, entry.text, line, {**entry.data, "path": path}, _rules(line, source))
@@ -122,10 +131,20 @@ def add_line(params: Path, line: NewLine, *, force: bool = False, dry_run: bool 
 def _refuse_taken(params: Path, line: NewLine, folder: LineFolder, force: bool) -> None:
     if line.name in load_params(params)["lines"] and not force:
         raise UserError(f"{params}: line `{line.name}` is already there; choose another name or pass --force")
-    if line.copy and folder.catalog.is_file() and folder.images.is_dir() and not force:
+    if not line.copy or force or not _has_content(folder.images):
+        return
+    if folder.catalog.is_file():
         raise UserError(
             f"{folder.path}: holds the images of an earlier line; choose another name, or pass --force to replace them"
         )
+    raise UserError(
+        f"{folder.images}: holds files already; move them away, choose another name, or pass --force to replace them"
+    )
+
+
+def _has_content(folder: Path) -> bool:
+    """Whether there is anything but an empty folder."""
+    return os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _settings(line: NewLine, project: Path) -> dict[str, Any]:
@@ -170,18 +189,22 @@ def _add(entry: _Entry, folder: LineFolder, source: Source) -> AddedLine:
         report = ImportReport.of(inspection, local_bytes(source))
         if line.copy:
             rows = importer.take(rows, source)
-            importer.publish(folder.images)
         catalog = Catalog.of(catalog_row(row, 0) for row in rows)
-        write_quarantine(folder.quarantine, left_out)
         stored = None if line.source is None else relative_to_project(line.source, config.root)
         mode: Mode = "copy" if line.copy else "reference"
-        LineInfo(mode, (Import(0, stored, line.layout, line.category),)).write(folder.imports)
-        tracked, problem = track_images(folder) if line.copy else (None, "")
-        catalog.stage(folder.catalog)
+        info = LineInfo(mode, (Import(0, stored, line.layout, line.category),))
         path = relative_to_project(folder.catalog, config.root)
         text = entry.text_with(catalog=path, catalog_sha256=catalog.digest())
-        write_bytes_atomic(entry.params, text.encode())
-        publish(folder.catalog, catalog.digest())
+        coming = (config.data.path, catalog.digest())
+        with replacing(entry.params, folder, coming, importer.folder if line.copy else None) as replacement:
+            if line.copy:
+                importer.publish(folder.images, replacement.aside)
+            write_quarantine(folder.quarantine, left_out)
+            info.write(folder.imports)
+            tracked, problem = track_images(folder) if line.copy else (None, "")
+            catalog.stage(folder.catalog)
+            write_bytes_atomic(entry.params, text.encode())
+            publish(folder.catalog, catalog.digest())
         importer.finish()
     if not source.to_import:
         facts.file = (source_store if line.copy else images_store)(config)

@@ -55,12 +55,16 @@ class ExistingLine:
 
     def names(self, source: Import) -> dict[str, CatalogRow]:
         """Catalogue rows by the path they had in ``source``."""
-        batches = {
+        batches = self.prefixes(source)
+        return {row.path.removeprefix(batches[row.batch]): row for row in self.catalog.rows if row.batch in batches}
+
+    def prefixes(self, source: Import) -> dict[int, str]:
+        """What paths in ``source`` begin with in the line, by batch that came from there."""
+        return {
             each.batch: f"{batch_folder(each.batch)}/" if each.batch and self.copied else ""
             for each in self.info.imports
             if (each.source, each.format, each.category) == (source.source, source.format, source.category)
         }
-        return {row.path.removeprefix(batches[row.batch]): row for row in self.catalog.rows if row.batch in batches}
 
     def present(self, drop_missing: bool, dry_run: bool) -> tuple[list[Inspected], frozenset[str]]:
         """The inspected images of the catalogue, and the paths of those to drop.

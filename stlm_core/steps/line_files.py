@@ -54,9 +54,18 @@ class LineFolder:
     def pointer(self) -> Path:
         return self.path / "images.dvc"
 
+    @property
+    def ignore(self) -> Path:
+        """What DVC tells git to pass over."""
+        return self.path / ".gitignore"
+
     def to_commit(self) -> list[Path]:
-        """The files of the folder that belong under version control, those that exist."""
-        listed = (self.catalog, self.imports, self.quarantine, self.pointer, self.path / ".gitignore")
+        """The files of the folder that belong under version control, those that exist.
+
+        DVC's pointer is not among them when the line's images are referenced: it is that of a copy given up.
+        """
+        copied = LineInfo.read(self.imports).mode == "copy"
+        listed = (self.catalog, self.imports, self.quarantine, *([self.pointer] if copied else []), self.ignore)
         return [path for path in listed if path.is_file()]
 
 

@@ -125,17 +125,20 @@ class Importer:
             taken.append(replace(row, mask_sha256=mask_sha256))
         return taken
 
-    def publish(self, target: Path) -> None:
-        """Rename the collected files to the folder ``target``; one that is there is put aside until :meth:`finish`.
+    def publish(self, target: Path, aside: Path | None = None) -> None:
+        """Rename the collected files to the folder ``target``; one that is there is renamed to ``aside``.
+
+        Without ``aside`` what is there is what a killed import left, and :meth:`finish` removes it.
 
         Raises:
             UserError: it cannot be written.
         """
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                shutil.rmtree(self._old, ignore_errors=True)
-                os.rename(target, self._old)
+            if os.path.lexists(target):
+                if aside is None:
+                    shutil.rmtree(self._old, ignore_errors=True)
+                os.rename(target, aside or self._old)
             os.rename(self.folder, target)
         except OSError as error:
             raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
@@ -207,6 +210,20 @@ def readable(source: Source) -> Iterator[tuple[Path, Scan]]:
             folder,
             Scan(tuple(_link(record, source.root, folder) for record in source.scan.records), source.scan.ignored),
         )
+
+
+def files_inside(source: Source, folder: Path) -> list[str]:
+    """Paths of the records whose image or mask is a file in ``folder``."""
+    place = folder.resolve()
+    records = (record for record in source.scan.records if not record.problem and not in_s3(record))
+    return [
+        record.path
+        for record in records
+        if any(
+            isinstance(job.source, Path) and job.source.resolve().is_relative_to(place)
+            for job in _jobs(record, source.root)
+        )
+    ]
 
 
 def local_bytes(source: Source) -> int:

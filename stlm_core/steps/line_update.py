@@ -18,12 +18,16 @@ from stlm_core.steps.line_existing import ExistingLine, batch_folder, remembered
 from stlm_core.steps.line_files import (
     Import,
     catalog_row,
+    reason,
     source_store,
     track_images,
 )
+from stlm_core.steps.line_groups import config_to_read, in_names_of_line
 from stlm_core.steps.line_import import Importer, importing, readable
 from stlm_core.steps.line_news import LeftOut, News, choose_news
+from stlm_core.steps.line_replacement import settle
 from stlm_core.steps.line_source import Source, in_s3, open_source
+from stlm_core.steps.line_unusable import add_to_quarantine, read_quarantine, refusal
 from stlm_core.steps.params_file import editing, relative_to_project, with_entry
 from stlm_core.steps.retraining import Retraining, judge
 from stlm_core.steps.workspace import Workspace
@@ -51,7 +55,7 @@ class UpdatedLine:
 
     ``known``: images of the source that were there already; ``train`` and ``test``: images that joined; ``dropped``:
     training images taken out; ``new_groups``: physical parts not seen before; ``catalog_sha256``: the data's version.
-    ``unread``: images in S3 that a dry run does not fetch.
+    ``unread``: images in S3 that a dry run does not fetch. ``refusal``: why the update would be refused, of a dry run.
     """
 
     line: str
@@ -69,6 +73,7 @@ class UpdatedLine:
     to_commit: tuple[Path, ...] = ()
     tracked: Path | None = None
     tracking_problem: str = ""
+    refusal: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For a scheduler: everything, with paths as text."""
@@ -82,6 +87,10 @@ class UpdatedLine:
 def update_line(params: Path, name: str, update: Update, outputs: Path, *, dry_run: bool = False) -> UpdatedLine:
     """Append the new images of a dataset to a line as one batch.
 
+    Files that cannot be used refuse the update where ``validate.unusable`` is ``fail``. With ``quarantine`` they are
+    listed in the line's ``quarantine.csv``, unless they are more than the share ``validate.max_quarantined`` of what is
+    new; those that are listed already and come from the same source do not count again.
+
     New is what has other bytes than every image of the line. Rows of the test set never change. Left out, each with
     its reason: files that cannot be used, copies of catalogued images, images that changed under their name, test
     images (unless ``update.extend_test``), and training images of the same physical part or photograph as a test image.
@@ -90,10 +99,13 @@ def update_line(params: Path, name: str, update: Update, outputs: Path, *, dry_r
     repeated. A dry run writes nothing. ``outputs``: folder of the steps' outputs, to judge whether training is due.
 
     Raises:
-        UserError: no such line or dataset; a catalogued image is missing or changed (in a referenced folder, see
-            ``update.drop_missing``); files cannot be read, fetched or copied. The line is then as it was.
+        UserError: no such line or dataset; unusable files, see above; a catalogued image is missing or changed (in a
+            referenced folder, see ``update.drop_missing``); files cannot be read, fetched or copied. The line is then
+            as it was.
     """
     with contextlib.nullcontext() if dry_run else editing(params):
+        if not dry_run:
+            settle(params, name)
         line = ExistingLine.open(params, name)
         if not dry_run:
             publish(line.catalog_path, line.catalog.digest())  # what a killed update may have left to do
@@ -128,7 +140,8 @@ def _origin(line: ExistingLine, update: Update) -> tuple[Path | None, Import]:
             )
         if layout != first.format:
             raise UserError(f"--format {layout}: the line uses its images where they are, in format {first.format}")
-    category = update.category or (first.category if layout == first.format else None)
+    same = stored == first.source and layout == first.format
+    category = update.category or (first.category if same else None)
     return place, Import(line.next_batch(), stored, layout, category)
 
 
@@ -147,10 +160,15 @@ def _update(
     source, known, unread = _to_read(line, source, names, importer)
     with readable(source) as (root, scan):
         facts = None if source.to_import else remembered(root, source_store(config), importer is None)
-        found = inspect_scan(config, root, scan, facts).rows
+        rows = inspect_scan(config_to_read(line, origin), root, scan, facts).rows
+    found = in_names_of_line(line, origin, rows, present, names)
     news = choose_news(config, line.catalog.rows, present, found, names, extend_test=update.extend_test)
     news.known += known
     joining = [*news.train, *news.test]
+    bad = _newly_unusable(line, origin, found, extend_test=update.extend_test)
+    refused = refusal(config.validate_, bad, len(joining))
+    if refused and importer is not None:
+        raise UserError(f"{source.place}: {refused}")
     if importer is not None and line.copied and joining:
         joining = importer.take(joining, source)
     prefix = f"{batch_folder(origin.batch)}/" if line.copied else ""
@@ -159,7 +177,8 @@ def _update(
     retraining = judge(config, workspace, catalog.rows, news.train)
     done = _report(line, news, catalog, dropped, origin, unread, retraining)
     if importer is None:
-        return replace(done, dry_run=True)
+        return replace(done, dry_run=True, refusal=refused)
+    add_to_quarantine(line.folder.quarantine, [replace(row, path=prefix + row.path) for row in bad])
     if done.batch is None:
         importer.finish()
         return done
@@ -195,6 +214,21 @@ def _to_read(
             records.append(record)
     rest = source.only(records)
     return (rest if importer is None else importer.localise(rest)), known, unread
+
+
+def _newly_unusable(
+    line: ExistingLine, origin: Import, found: Sequence[Inspected], *, extend_test: bool
+) -> list[Inspected]:
+    """The unusable images that could have joined and are not in the line's list from an earlier look at the source."""
+    listed = {row.path for row in read_quarantine(line.folder.quarantine)}
+    prefixes = line.prefixes(origin).values()
+    return [
+        row
+        for row in found
+        if reason(row)
+        and (row.split != "test" or extend_test)
+        and not any(prefix + row.path in listed for prefix in prefixes)
+    ]
 
 
 def _report(

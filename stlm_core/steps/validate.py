@@ -68,11 +68,15 @@ def _reference(config: LineConfig) -> Path | None:
 
 
 def _inputs(config: LineConfig, inspection: Inspection, reference: Path | None) -> dict[str, Path | str]:
-    """What was found is what counts: nothing is hashed again. The other files are those that say what it means."""
+    """What was found is what counts: nothing is hashed again. The other files are those that say what it means.
+
+    A catalogue knows the groups, and its hash is the one that the settings name: after a kill it may not have its
+    place yet.
+    """
     inputs: dict[str, Path | str] = {"images": inspection.digest()}
     if config.data.catalog is not None:
-        inputs["catalog"] = config.resolve(config.data.catalog)
-    if config.data.group_file is not None:
+        inputs["catalog"] = config.data.catalog_sha256 or config.resolve(config.data.catalog)
+    elif config.data.group_file is not None:
         inputs["groups"] = config.resolve(config.data.group_file)
     if reference is not None:
         inputs["reference"] = reference

@@ -44,15 +44,18 @@ def push_data(params: Path, line: str | None = None, jobs: int | None = None) ->
         UserError: an unknown or untracked line, or the remote fails; running it again continues.
     """
     project = _project(params)
-    pointers = [_pointer(params, line)] if line else []
+    pointers = [_pointer(project, params, line)] if line else []
     remote = versioning.default_remote(project)
     return Moved(versioning.push(project, remote, pointers, jobs), str(remote))
 
 
 def pull_data(params: Path, line: str | None = None, jobs: int | None = None) -> Moved:
-    """Fetch and verify the data of ``line``, or all that DVC tracks; see :func:`push_data`."""
+    """Fetch and verify the data of ``line``, or all that DVC tracks; see :func:`push_data`.
+
+    The workspace changes only when all of the version could be had.
+    """
     project = _project(params)
-    pointers = [_pointer(params, line)] if line else []
+    pointers = [_pointer(project, params, line)] if line else []
     remote = versioning.default_remote(project)
     return Moved(versioning.pull(project, remote, pointers, jobs), str(remote))
 
@@ -68,16 +71,21 @@ def data_state(params: Path, line: str | None = None, remote: bool = True) -> li
     states = []
     for name in [line] if line else line_names(params):
         data = load_line(params, name)
-        pointer = versioning.pointer_of(data.resolve(data.data.path))
+        pointer = versioning.pointer_of(project, data.resolve(data.data.path))
         state = versioning.state(project, pointer, target) if pointer else None
         states.append(LineState(name, data.data.path, state))
     return states
 
 
-def _pointer(params: Path, line: str) -> Path:
+def _pointer(project: Path, params: Path, line: str) -> Path:
     config = load_line(params, line)
     path = config.data.path
-    pointer = versioning.pointer_of(config.resolve(path))
+    folder = config.resolve(path)
+    if versioning.find_project(folder) != project:
+        raise UserError(
+            f"{path}: the data of line `{line}` lie outside this DVC project, so it keeps no versions of them"
+        )
+    pointer = versioning.pointer_of(project, folder)
     if pointer is None:
         raise UserError(f"{path}: the data of line `{line}` are not tracked by DVC; run `dvc add {path}` first")
     return pointer

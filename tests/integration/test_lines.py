@@ -21,7 +21,10 @@ from stlm_core.data.manifest import build_manifest
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.steps.line_add import NewLine, add_line
+from stlm_core.steps.line_update import Update, update_line
 from stlm_core.steps.lines import list_lines, remove_line
+from stlm_core.steps.validate import validate
+from stlm_core.steps.workspace import Workspace
 
 
 @pytest.fixture
@@ -282,6 +285,149 @@ add_line(Path("params.yaml"), NewLine("lids", Path({str(images)!r}), "folder"))
     assert content(images_of(config)) == expected
     assert sorted(os.listdir(images_of(config).parent)) == ["catalog.csv", "images", "line.json"]
     assert len(build_manifest(config).rows) == 20
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """Other images than ``images``, one of them damaged, so that there is something to quarantine."""
+    folder = tmp_path / "others"
+    for index in range(60):
+        photograph(folder / f"{index}.png", 500 + index)
+    (folder / "bad.png").write_bytes(b"x")
+    return folder
+
+
+def test_files_that_are_no_lines_stay(params: Path, images: Path) -> None:
+    own = params.parent / "data" / "lines" / "lids" / "images" / "own.png"
+    photograph(own, 1)
+    with pytest.raises(UserError, match=r"images: holds files already; .*--force"):
+        add_line(params, copied(images))
+    assert list(content(own.parent)) == ["own.png"]
+    assert params.read_text() == PARAMS
+    add_line(params, copied(images), force=True)
+    assert len(catalog_of(params, "lids").rows) == 20
+
+
+@pytest.mark.parametrize("where", ["data/lines/lids/images", "data/lines/lids/images/deeper", "data", "link"])
+def test_the_folder_that_is_replaced_cannot_be_the_source(params: Path, where: str) -> None:
+    folder = params.parent / "data" / "lines" / "lids" / "images"
+    for index in range(20):
+        photograph(folder / "deeper" / f"{index}.png", index)
+    (params.parent / "link").symlink_to(folder)
+    before = content(params.parent)
+    with pytest.raises(UserError, match=r"lies? in the folder .*images, which the copies would replace"):
+        add_line(params, copied(params.parent / where), force=True)
+    assert content(params.parent) == before
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("step", ["track_images", "write_bytes_atomic"])
+def test_a_line_that_cannot_be_replaced_stays_whole(
+    params: Path,
+    images: Path,
+    others: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    failure: type[BaseException] | BaseException,
+    copy: bool,
+) -> None:
+    from stlm_core.steps import line_add
+
+    def fail(*arguments: object) -> None:
+        raise failure
+
+    if not copy:
+        step = "write_bytes_atomic"
+    line = copied(others, quarantine=True, copy=copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(line_add, step, fail)
+        with pytest.raises((KeyboardInterrupt, UserError)):
+            add_line(params, line)
+    assert untouched(params)
+    add_line(params, copied(images))
+    (params.parent / "data" / "lines" / "lids" / "images.dvc").write_text("outs: []\n")
+    before = content(params.parent / "data"), params.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(line_add, step, fail)
+        with pytest.raises((KeyboardInterrupt, UserError)):
+            add_line(params, line, force=True)
+    assert (content(params.parent / "data"), params.read_bytes()) == before
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("again", ["add", "update"])
+@pytest.mark.parametrize(
+    ("module", "name", "nth", "after"),
+    [
+        ("stlm_core.steps.line_replacement", "Replacement.begin", 1, True),
+        ("os", "rename", 2, True),  # the old images are put aside
+        ("os", "rename", 3, True),  # the new ones have their place
+        ("stlm_core.steps.line_add", "LineInfo.write", 1, True),
+        ("stlm_core.steps.line_add", "write_bytes_atomic", 1, False),
+        ("stlm_core.steps.line_add", "write_bytes_atomic", 1, True),
+        ("stlm_core.steps.line_add", "publish", 1, True),
+    ],
+)
+def test_a_killed_replacement_is_undone_or_finished(
+    params: Path, images: Path, others: Path, module: str, name: str, nth: int, after: bool, again: str, copy: bool
+) -> None:
+    add_line(params, copied(images))
+    folder = params.parent / "data" / "lines" / "lids"
+    old = content(folder)
+    call = f"""
+from stlm_core.steps.line_add import NewLine, add_line
+line = NewLine("lids", Path({str(others)!r}), "folder", copy={copy}, quarantine=True)
+add_line(Path("params.yaml"), line, force=True)
+"""
+    replaced = name == "publish" or (name == "write_bytes_atomic" and after)
+    if name == "rename" and not copy:
+        nth = 1
+    run_killed(call, module, name, nth, after=after, folder=params.parent)
+    if again == "add":
+        for _ in range(2):
+            with pytest.raises(UserError):
+                add_line(params, copied(params.parent / "nowhere"), force=True)
+    else:
+        update_line(params, "lids", Update(), params.parent / "outputs")
+    config = load_line(params, "lids")
+    assert len(build_manifest(config).rows) == (60 if replaced else 20)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    if not replaced:
+        assert content(folder) == old
+    else:
+        assert sha256_file(folder / "catalog.csv") == config.data.catalog_sha256
+        assert (folder / "quarantine.csv").is_file()
+        del (expected := content(others))["bad.png"]
+        assert content(images_of(config)) == (expected if copy else content(others))
+
+
+def test_the_pointer_of_a_copy_given_up_is_not_to_be_committed(params: Path, images: Path) -> None:
+    pointer = add_line(params, copied(images)).catalog.with_name("images.dvc")
+    pointer.write_text("outs: []\n")
+    assert pointer in add_line(params, copied(images), force=True).to_commit
+    added = add_line(params, reference(images), force=True)
+    assert added.to_commit == (params, added.catalog, added.catalog.with_name("line.json"))
+    assert pointer.is_file()
+
+
+def test_a_kill_before_the_catalogue_has_its_place(params: Path, images: Path) -> None:
+    groups = params.parent / "groups.csv"
+    groups.write_text("path,group\n" + "".join(f"part{index // 2}_{index}.png,{index}\n" for index in range(20)))
+    call = f"""
+from stlm_core.steps.line_add import NewLine, add_line
+add_line(Path("params.yaml"), NewLine("lids", Path({str(images)!r}), "folder", group_file=Path("groups.csv")))
+"""
+    run_killed(call, "stlm_core.steps.line_add", "write_bytes_atomic", 1, after=True, folder=params.parent)
+    catalog = params.parent / "data" / "lines" / "lids" / "catalog.csv"
+    assert not catalog.exists()
+    groups.unlink()  # the catalogue knows the groups
+    workspace = Workspace(params.parent / "outputs", "lids")
+    assert not validate(load_line(params, "lids"), workspace).reused
+    with pytest.raises(UserError, match="already there"):
+        add_line(params, copied(images))
+    assert sorted(os.listdir(catalog.parent)) == ["catalog.csv", "images", "line.json"]
+    assert validate(load_line(params, "lids"), workspace).reused
 
 
 def test_list(params: Path, images: Path) -> None:

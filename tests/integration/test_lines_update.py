@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ from stlm_core.data.catalog import Catalog, CatalogRow
 from stlm_core.data.drift import TrainingStatistics
 from stlm_core.data.inspection import inspect_line
 from stlm_core.data.manifest import build_manifest
+from stlm_core.data.quarantine import Unusable, write_quarantine
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file, write_json_atomic
 from stlm_core.steps.line_add import NewLine, add_line
 from stlm_core.steps.line_update import Update, UpdatedLine, update_line
+from stlm_core.steps.params_file import with_entry
 
 
 @pytest.fixture
@@ -54,6 +57,12 @@ def line(params: Path, dataset: Path) -> Path:
     """``params.yaml`` with the line ``lids``, copied from ``dataset``."""
     add_line(params, NewLine("lids", dataset))
     return params
+
+
+def leave_out_unusable(params: Path, share: float) -> None:
+    """Give the line ``lids`` the policy to leave out files that cannot be used, up to ``share`` of what is new."""
+    rules = {"unusable": "quarantine", "max_quarantined": share}
+    params.write_text(with_entry(params.read_text(), "lids", None, {}, rules))
 
 
 def run(params: Path, source: Path | None = None, layout: str | None = None, **given: Any) -> UpdatedLine:
@@ -110,6 +119,7 @@ def test_three_batches_leave_every_row_as_it_was(line: Path, tmp_path: Path) -> 
 
 
 def test_the_original_source_is_looked_at_again(line: Path, dataset: Path) -> None:
+    leave_out_unusable(line, 0.5)
     unchanged = run(line)
     assert (unchanged.batch, unchanged.known, unchanged.left_out) == (None, 10, ())
     photograph(dataset / "train" / "good" / "900.png", 900)
@@ -147,6 +157,7 @@ def test_dry_run_writes_nothing(line: Path, tmp_path: Path) -> None:
 
 
 def test_extended_test_set(line: Path, dataset: Path) -> None:
+    leave_out_unusable(line, 0.5)
     photograph(dataset / "test" / "good" / "901.png", 901)
     photograph(dataset / "test" / "scratch" / "902.png", 902)
     old = catalog_of(line, "lids")
@@ -194,6 +205,143 @@ def test_groups_of_a_file_belong_to_the_import(params: Path, tmp_path: Path) -> 
     assert {row.group for row in catalog_of(params, "lids").rows} == {"part 1", "part 2", "part 3", "part 100"}
     table.unlink()
     assert is_sound(params)
+
+
+def test_a_table_of_groups_says_nothing_of_another_folder(params: Path, tmp_path: Path) -> None:
+    table = tmp_path / "groups.csv"
+    table.write_text("path,group\nshot1.png,a\nshot2.png,b\nshot3.png,c\n")
+    add_line(params, NewLine("lids", new_images(tmp_path / "photos", 1, 2, 3), "folder", group_file=table))
+    for name, seed in (("shot1.png", 100), ("shot2.png", 200)):
+        photograph(tmp_path / "new" / name, seed)
+    with pytest.raises(
+        UserError, match=r"`data.group_file` gives batch-001/shot1\.png no group.*2 in all|2 in all.*no"
+    ):
+        run(params, tmp_path / "new")
+    table.write_text(table.read_text() + "batch-001/shot1.png,d\nbatch-001/shot2.png,a\n")
+    done = run(params, tmp_path / "new")
+    assert (done.train, done.new_groups) == (2, ("d",))
+    groups = {row.path: row.group for row in catalog_of(params, "lids").rows if row.batch}
+    assert groups == {"batch-001/shot1.png": "d", "batch-001/shot2.png": "a"}
+    assert run(params, tmp_path / "new").known == 2
+
+
+def exposures(folder: Path, first: int, *numbers: int, seed: int) -> None:
+    """Photographs of one magnetic tile: exposure n is frame first + 20 n."""
+    for number in numbers:
+        photograph(folder / f"exp{number}_num_{first + 20 * number}.png", seed + number)
+
+
+def tiles(root: Path) -> Path:
+    """Three tiles for training; of one tested tile the exposures 3 and 4."""
+    for index in range(3):
+        exposures(root / "train" / "good", 10_000 + 1000 * index, 1, 2, 3, seed=10 * index)
+    exposures(root / "test" / "good", 50_000, 3, 4, seed=100)
+    return root
+
+
+@pytest.mark.parametrize("layout", ["magnetic_tile", "folder"])
+def test_photographs_of_a_tested_tile_stay_out_whatever_the_smallest_number_is(
+    params: Path, tmp_path: Path, layout: str
+) -> None:
+    add_line(params, NewLine("lids", tiles(tmp_path / "tiles"), "magnetic_tile"))
+    new = tmp_path / "new"
+    good = new / "train" / "good" if layout == "magnetic_tile" else new
+    exposures(good, 50_000, 1, 2, 5, seed=200)  # of the tested tile, before and after
+    exposures(good, 10_000, 5, seed=300)  # of a tile for training
+    exposures(good, 70_000, 1, 2, seed=400)  # a new one
+    done = run(params, new, layout)
+    assert {each.path.rpartition("/")[2]: each.reason for each in done.left_out} == {
+        f"exp{number}_num_{50_000 + 20 * number}.png": "shows part tile-50060, which test images show"
+        for number in (1, 2, 5)
+    }
+    assert (done.train, done.new_groups) == (3, ("tile-70020",))
+    groups = {row.path.rpartition("/")[2]: row.group for row in catalog_of(params, "lids").rows if row.batch}
+    assert groups["exp5_num_10100.png"] == "tile-10020"
+
+
+def test_a_smaller_number_in_the_original_folder_moves_no_tile_over_the_border(params: Path, tmp_path: Path) -> None:
+    dataset = tiles(tmp_path / "tiles")
+    add_line(params, NewLine("lids", dataset, "magnetic_tile"))
+    shutil.rmtree(dataset / "test")  # else the adapter passes the good images of its tile over
+    exposures(dataset / "train" / "good", 50_000, 1, 2, seed=200)
+    exposures(dataset / "train" / "good", 10_000, 0, seed=300)
+    done = run(params)
+    assert list(reasons(done).values()) == ["shows part tile-50060, which test images show"] * 2
+    assert (done.train, done.new_groups) == (1, ())
+    groups = {row.path: row.group for row in catalog_of(params, "lids").rows if row.batch}
+    assert groups == {"batch-001/train/good/exp0_num_10000.png": "tile-10020"}
+
+
+def test_referenced_tiles_keep_their_names(params: Path, tmp_path: Path) -> None:
+    dataset = tiles(tmp_path / "tiles")
+    add_line(params, NewLine("lids", dataset, "magnetic_tile", copy=False))
+    exposures(dataset / "train" / "good", 50_000, 1, 2, seed=200)
+    exposures(dataset / "test" / "good", 10_000, 0, seed=300)
+    done = run(params, extend_test=True)
+    assert reasons(done) == {
+        "test/good/exp0_num_10000.png": "shows part tile-10020, which training images show",
+    }
+    assert (done.train, done.batch) == (0, None)
+
+
+def test_a_photograph_that_names_no_tile_cannot_join_a_line_of_tiles(params: Path, tmp_path: Path) -> None:
+    add_line(params, NewLine("lids", tiles(tmp_path / "tiles"), "magnetic_tile"))
+    with pytest.raises(UserError, match=r"shot1\.png \(its name is not exp<exposure>_num_<number>"):
+        run(params, new_images(tmp_path / "new", 1))
+
+
+def test_category_belongs_to_the_source(params: Path, tmp_path: Path) -> None:
+    products = tmp_path / "products"
+    mvtec_dataset(products / "lids")
+    mvtec_dataset(products / "cups", seed=500)
+    add_line(params, NewLine("lids", products, category="lids"))
+    photograph(products / "lids" / "train" / "good" / "900.png", 900)
+    assert run(params, products, "mvtec").train == 1
+    one = photograph(tmp_path / "one" / "train" / "good" / "901.png", 901).parents[2]
+    assert run(params, one, "mvtec").train == 1
+    assert run(params).known == 11
+
+
+def quarantine_of(params: Path) -> list[list[str]]:
+    with (params.parent / "data" / "lines" / "lids" / "quarantine.csv").open(newline="") as stream:
+        return [[row[0], row[1], row[3][:12]] for row in csv.reader(stream)][1:]
+
+
+def test_an_unusable_file_refuses_the_update(line: Path, tmp_path: Path) -> None:
+    new = new_images(tmp_path / "new", 100)
+    for index in range(12):
+        (new / f"broken{index:02d}.png").write_bytes(b"x")
+    before = content(line.parent / "data"), line.read_text()
+    with pytest.raises(
+        UserError, match=r"unusable images, 12 in all: broken00\.png .*broken09\.png.* and 2 more; repair"
+    ):
+        run(line, new)
+    assert (content(line.parent / "data"), line.read_text()) == before
+    dry = run(line, new, dry_run=True)
+    assert (dry.train, len(dry.left_out)) == (1, 12)
+    assert dry.refusal.startswith("unusable images, 12 in all")
+
+
+def test_unusable_files_are_kept_in_the_list_up_to_a_share(params: Path, tmp_path: Path) -> None:
+    dataset = mvtec_dataset(tmp_path / "dataset", train=60)
+    (dataset / "train" / "good" / "bad.png").write_bytes(b"x")
+    add_line(params, NewLine("lids", dataset, quarantine=True))
+    assert run(params).batch is None  # what was left out before does not count again
+    new = new_images(tmp_path / "new", 100, 101, 102)
+    (new / "broken.png").write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"1 of 4 new images are unusable, `validate.max_quarantined` = 0\.02.*broken\.png"
+    ):
+        run(params, new)
+    assert quarantine_of(params) == [["train/good/bad.png", "train", "not an image"]]
+    leave_out_unusable(params, 0.25)
+    done = run(params, new)
+    assert (done.batch, done.train) == (1, 3)
+    assert params.parent / "data" / "lines" / "lids" / "quarantine.csv" in done.to_commit
+    listed = [["train/good/bad.png", "train", "not an image"], ["batch-001/broken.png", "train", "not an image"]]
+    assert quarantine_of(params) == listed
+    assert run(params, new).batch is None
+    assert quarantine_of(params) == listed
 
 
 def test_a_photograph_of_the_test_set_saved_again_is_left_out(
@@ -340,13 +488,18 @@ update_line(Path("params.yaml"), "lids", Update(Path({str(new)!r}), "folder"), P
 
 
 def train(params: Path) -> None:
-    """Leave what a training of the line as it is now leaves: the bank and a manifest that names it."""
+    """Leave what a training of the line as it is now leaves: the images it knew, the bank, and what names both."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     outputs = params.parent / "outputs" / "lids"
-    rows = build_manifest(load_line(params, "lids")).rows
-    learned = [row.sha256 for row in rows if row.split in ("train", "validation")]
+    manifest = build_manifest(load_line(params, "lids"))
+    learned = [row.sha256 for row in (*manifest.train(), *manifest.validation())]
+    (outputs / "validate").mkdir(parents=True, exist_ok=True)
+    manifest.write(outputs / "validate" / "manifest.parquet")
+    write_quarantine(outputs / "validate" / "quarantine.csv", ())
+    read = {"inputs": {"manifest": sha256_file(outputs / "validate" / "manifest.parquet")}}
+    write_json_atomic(outputs / "synthesize" / "manifest.json", read)
     (outputs / "synthesize").mkdir(parents=True, exist_ok=True)
     pq.write_table(
         pa.table({"image": learned, "variant": [0] * len(learned)}), outputs / "synthesize" / "index.parquet"
@@ -374,8 +527,57 @@ def test_retraining_is_due_when_enough_has_changed(params: Path, tmp_path: Path)
     assert not run(params).retraining.due
     photograph(dataset / "test" / "good" / "900.png", 900)
     assert "1 test images are newer than the last training" in run(params, extend_test=True).retraining.reasons
+    train(params)
+    assert not run(params).retraining.due  # a batch of test images only is in no bank
     (params.parent / "outputs" / "lids" / "synthesize" / "index.parquet").write_bytes(b"x")
     assert run(params).retraining.reasons == ("the data of the last training are not there any more",)
+
+
+def test_a_batch_that_is_all_for_calibration_is_known_after_training(params: Path, tmp_path: Path) -> None:
+    add_line(params, NewLine("lids", mvtec_dataset(tmp_path / "dataset", train=20)))
+    for seed in range(100, 130):
+        run(params, new_images(tmp_path / str(seed), seed))
+        rows = build_manifest(load_line(params, "lids")).rows
+        if next(row for row in rows if row.path.endswith(f"/shot{seed}.png")).split == "calibration":
+            break
+    else:
+        pytest.fail("no image fell into calibration")
+    train(params)
+    assert run(params).retraining.new_share == 0
+
+
+def test_without_the_manifest_of_the_training_later_batches_count_as_new(params: Path, tmp_path: Path) -> None:
+    dataset = mvtec_dataset(tmp_path / "dataset", train=20)
+    add_line(params, NewLine("lids", dataset))
+    photograph(dataset / "test" / "good" / "900.png", 900)
+    run(params, extend_test=True)
+    run(params, new_images(tmp_path / "new", *range(100, 110)))
+    train(params)
+    run(params, new_images(tmp_path / "newer", 200))
+    manifest = params.parent / "outputs" / "lids" / "validate" / "manifest.parquet"
+    build_manifest(load_line(params, "lids")).write(manifest)  # validated again, not trained
+    found = run(params).retraining
+    assert (found.due, found.reasons) == (
+        False,
+        ("1 good images since the last training, which had 30: less than `data.retrain_share` = 0.1",),
+    )
+
+
+def test_an_image_in_quarantine_at_the_last_training_is_not_new(params: Path, tmp_path: Path) -> None:
+    add_line(params, NewLine("lids", mvtec_dataset(tmp_path / "dataset", train=4)))
+    train(params)
+    folder = params.parent / "outputs" / "lids"
+    manifest = build_manifest(load_line(params, "lids"))
+    gone = manifest.calibration()[0]
+    replace(manifest, rows=tuple(row for row in manifest.rows if row != gone)).write(
+        folder / "validate" / "manifest.parquet"
+    )
+    read = {"inputs": {"manifest": sha256_file(folder / "validate" / "manifest.parquet")}}
+    write_json_atomic(folder / "synthesize" / "manifest.json", read)
+    assert run(params).retraining.new_share == pytest.approx(1 / 3)
+    entry = Unusable(gone.path, "blank", "contrast 0", gone.sha256)
+    write_quarantine(folder / "validate" / "quarantine.csv", (entry,))
+    assert run(params).retraining.new_share == 0
 
 
 def test_drift_makes_retraining_due(params: Path, tmp_path: Path) -> None:
@@ -403,6 +605,7 @@ def test_command_prints_json_for_a_scheduler(line: Path, tmp_path: Path) -> None
     new = new_images(tmp_path / "new", 100)
     (new / "broken.png").write_bytes(b"x")
     options = ["update", "lids", "--from", str(new), "--format", "folder", "--params", str(line)]
+    leave_out_unusable(line, 0.5)
     dry = CliRunner().invoke(lines_app, [*options, "--dry-run"])
     assert dry.exit_code == 0, dry.output
     assert "1 good training images and 0 test images would be added as batch 1" in dry.output

@@ -62,7 +62,7 @@ def test_a_folder_is_tracked_and_tracked_again_after_a_change(project: Versioned
     project.add_images(2, seed=1)
     assert "nfiles: 5" in project.pointer.read_text()
     assert "up to date" in project.dvc("status")
-    assert pointer_of(project.images / "train" / "good") == project.pointer
+    assert pointer_of(project.folder, project.images / "train" / "good") == project.pointer
     ignored = ["git", "-C", str(project.folder), "check-ignore", "--quiet"]
     assert subprocess.run([*ignored, str(project.images)], check=False).returncode == 0
     assert subprocess.run([*ignored, str(project.pointer)], check=False).returncode == 1
@@ -72,7 +72,7 @@ def test_outside_a_dvc_project_nothing_is_tracked(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     assert track(tmp_path / "images") is None
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
-    assert pointer_of(tmp_path / "images") is None
+    assert pointer_of(tmp_path, tmp_path / "images") is None
 
 
 def test_a_missing_folder_is_not_tracked(project: VersionedProject) -> None:
@@ -194,6 +194,24 @@ def test_an_untracked_line(project: VersionedProject, tmp_path: Path) -> None:
     assert "no line `nope`" in refused(project.stlm("data", "pull", "--line", "nope"))
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_line_whose_images_belong_to_another_project(
+    project: VersionedProject, template: VersionedProject, tmp_path: Path, tracked: bool
+) -> None:
+    project.use_folder(tmp_path / "store")
+    other = template.copy(tmp_path / "other")
+    if tracked:
+        other.add_images(1)
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace(IMAGES.as_posix(), str(other.images)))
+    shown = project.stlm("data", "status")
+    assert shown.returncode == 0, shown.stderr
+    assert "not tracked" in shown.stdout
+    for action in ("push", "pull"):
+        said = refused(project.stlm("data", action, "--line", LINE))
+        assert said.startswith(f"{other.images}: the data of line `{LINE}` lie outside this DVC project")
+
+
 def test_outside_a_project(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("lines: {}\n")
     lonely = VersionedProject(tmp_path, dict(os.environ))
@@ -209,6 +227,15 @@ def test_outside_a_project(tmp_path: Path) -> None:
         (["https://key:hush@host/x?token=hush"], "https://host/x: must be a folder"),
         (["s3://bucket", "--endpoint", "host:9000"], "must be http://host:port"),
         (["s3://bucket", "--endpoint", "http://key:hush@host"], "holds credentials; set AWS_ACCESS_KEY_ID"),
+        (["s3://bucket", "--endpoint", "https://key:hu/hush@host:9000"], "holds credentials; set AWS_ACCESS_KEY_ID"),
+        (["s3://bucket", "--endpoint", "key:hush@host:9000"], "holds credentials; set AWS_ACCESS_KEY_ID"),
+        (["s3://bucket", "--endpoint", "http://[::1"], "must be http://host:port"),
+        (["s3:key:hushhush@bucket"], "error: bucket: not an S3 address"),
+        (["s3://key/hush@bucket"], "error: s3://bucket: not an S3 address"),
+        (["key:hush/x@bucket"], "error: bucket: must be a folder"),
+        (["https://key:hu?hush@host"], "error: https://…: must be a folder"),
+        (["https://host/x?token=hu@hush"], "error: https://…: must be a folder"),
+        (["store", "--endpoint", "key:hush@host"], "--endpoint host: only an s3:// remote has one"),
         (["/proc/none/store"], "cannot be made"),
         (["store", "--endpoint", "http://host"], "only an s3:// remote has one"),
         (["store", "--name", "../x"], "letters, digits"),
@@ -216,10 +243,24 @@ def test_outside_a_project(tmp_path: Path) -> None:
 )
 def test_addresses_that_cannot_be_a_remote(project: VersionedProject, arguments: list[str], message: str) -> None:
     config = (project.folder / ".dvc" / "config").read_bytes()
-    said = refused(project.stlm("data", "remote", *arguments))
-    assert message in said
-    assert "hush" not in said
+    done = project.stlm("data", "remote", *arguments)
+    said = refused(done)
+    assert message in f"error: {said}"
+    assert "hush" not in done.stdout + done.stderr
     assert (project.folder / ".dvc" / "config").read_bytes() == config
+
+
+def test_credentials_that_someone_wrote_into_the_configuration_are_not_shown(project: VersionedProject) -> None:
+    project.add_images(1)
+    remote = ("url = s3://key:hush@bucket/x", "endpointurl = http://key:hu/sh@127.0.0.1:9")
+    lines = "\n    ".join(remote)
+    (project.folder / ".dvc" / "config.local").write_text(
+        f"[core]\n    remote = storage\n['remote \"storage\"']\n    {lines}\n"
+    )
+    said = refused(project.stlm("data", "push"))
+    assert "remote `storage` (s3://bucket/x at http://127.0.0.1:9)" in said
+    assert "key:" not in said
+    assert "sh@" not in said
 
 
 def test_a_folder_that_is_not_mounted(project: VersionedProject, tmp_path: Path) -> None:
@@ -251,6 +292,42 @@ def test_a_version_that_nobody_pushed(project: VersionedProject, tmp_path: Path)
     assert said.endswith(
         f"{IMAGES.as_posix()}: this version is neither there nor here; push it from the machine that has it"
     )
+
+
+def test_a_push_says_how_to_mend_a_lost_cache_when_the_images_are_here(
+    project: VersionedProject, tmp_path: Path
+) -> None:
+    whole = project.add_images(2)
+    project.use_folder(tmp_path / "store")
+    shutil.rmtree(project.folder / ".dvc" / "cache")
+    said = refused(project.stlm("data", "push", "--line", LINE))
+    assert f"{IMAGES.as_posix()}: the list of its 2 files is missing; not in DVC's cache" in said
+    assert "track the folder again with `dvc add`" in said
+    assert sha256_tree(project.images) == whole
+    project.dvc("add", IMAGES.as_posix())
+    assert "3 files pushed" in project.stlm("data", "push", "--line", LINE).stdout
+
+
+@pytest.mark.parametrize("arguments", [("--line", LINE), ()])
+@pytest.mark.parametrize("lost", ["all", "one image"])
+def test_a_version_that_cannot_be_had_leaves_the_images_that_are_here(
+    project: VersionedProject, tmp_path: Path, arguments: tuple[str, ...], lost: str
+) -> None:
+    store = project.use_folder(tmp_path / "store")
+    project.add_images(3)
+    if lost == "one image":
+        project.stlm("data", "push")
+        next(file for file in sorted(store.rglob("*")) if file.is_file() and not file.suffix).unlink()
+    first = project.pointer.read_text()
+    shutil.rmtree(project.folder / ".dvc" / "cache")
+    shutil.rmtree(project.images)
+    second = project.add_images(2, seed=1)
+    if lost == "all":
+        project.stlm("data", "push")
+    project.pointer.write_text(first)
+    said = refused(project.stlm("data", "pull", *arguments))
+    assert ("neither there nor here" if lost == "all" else "missing there, by md5: ") in said
+    assert sha256_tree(project.images) == second
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])

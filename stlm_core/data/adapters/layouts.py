@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stlm_core.data.adapters.base import choose_category, folders
+from stlm_core.data.images import IMAGE_SUFFIXES
 from stlm_core.errors import UserError
 
 # Many datasets hold their categories one level down; more folders than this are not looked into for a hint.
@@ -36,7 +37,11 @@ def category_folder(root: Path, category: str | None, needed: Sequence[str], lay
 def wrong_layout(root: Path, missing: str, layout: str) -> UserError:
     """The error for a ``root`` that lacks what ``layout`` needs; it names the format that fits, if one does."""
     guess = guess_layout(root)
+    if guess is None and _has_images(root):
+        guess = "folder"
     hint = f"it looks like --format {guess}" if guess not in (None, layout) else "wrong folder or wrong --format?"
+    if guess == "folder":
+        hint = "images lie in it directly: if all of them are good ones, use --format folder"
     return UserError(f"{root}: {missing}; {hint}")
 
 
@@ -55,6 +60,14 @@ def guess_layout(root: Path) -> str | None:
 
 def _has(folder: Path, needed: Sequence[str]) -> bool:
     return all(os.path.isdir(folder / name) for name in needed)
+
+
+def _has_images(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+    except OSError:
+        return False
 
 
 def _holds(folder: Path, pattern: str) -> bool:

@@ -30,7 +30,7 @@ from stlm_core.data.images import image_size
 from stlm_core.errors import UserError
 
 _FREE = "Free"
-_NAMING = "its name is not exp<exposure>_num_<number>, so the tile it shows is unknown"
+UNKNOWN_TILE = "its name is not exp<exposure>_num_<number>, so the tile it shows is unknown"
 
 
 class MagneticTileAdapter:
@@ -101,7 +101,7 @@ def _grouped(root: Path, records: Sequence[Record]) -> list[Record]:
     problems, sizes = {}, {}
     for record in records:
         if frame(record.path) is None:
-            problems[record.path] = _NAMING
+            problems[record.path] = UNKNOWN_TILE
         elif not record.problem:
             try:
                 sizes[record.path] = image_size(root / record.path)

@@ -66,18 +66,21 @@ def frame(path: str) -> tuple[int, int] | None:
 def tile_groups(sizes: Mapping[str, tuple[int, int]]) -> dict[str, str]:
     """Tile of each file, called "tile-<smallest number>", from paths and (width, height) in pixels.
 
-    Files that are not named ``exp<exposure>_num_<number>`` are left out.
+    Files that are not named ``exp<exposure>_num_<number>`` are left out. Files with the same name and size are the
+    same photograph. The name of a tile can change when files are added.
     """
-    frames = sorted((*found, path) for path in sizes if (found := frame(path)))
+    same: dict[tuple[int, int, tuple[int, int]], list[str]] = {}
+    for path in sorted(sizes):
+        if found := frame(path):
+            same.setdefault((*found, sizes[path]), []).append(path)
     runs: list[_Run] = []
-    for number, exposure, path in frames:
-        size = sizes[path]
+    for (number, exposure, size), paths in sorted(same.items(), key=lambda item: (*item[0][:2], item[1])):
         run = next((run for run in reversed(runs[-_RECENT:]) if run.continues(exposure, number, size)), None)
         if run is None:
             runs.append(run := _Run(size, number))
         run.size, run.number = size, number
         run.exposures.add(exposure)
-        run.paths.append(path)
+        run.paths += paths
     return {path: tile for tile, paths in _tiles(runs) for path in paths}
 
 

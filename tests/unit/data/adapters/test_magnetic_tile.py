@@ -160,6 +160,12 @@ def test_interleaved_tiles_are_told_apart_by_size() -> None:
     assert {groups[name] for name in large} == {"tile-1025"}
 
 
+def test_a_copy_of_a_photograph_shows_the_same_tile() -> None:
+    sizes = {f"a/exp{n}_num_{2000 + 20 * n}.jpg": (120, 280) for n in range(1, 7)}
+    copies = {path.replace("a/", "b/"): size for path, size in sizes.items() if "exp1" not in path}
+    assert set(tile_groups({**sizes, **copies}).values()) == {"tile-2020"}
+
+
 def test_an_exposure_that_occurs_again_is_another_tile() -> None:
     sizes = {f"exp{n}_num_{n + start}.jpg": (120, 280) for start in (2000, 2050) for n in range(1, 7)}
     assert set(Counter(tile_groups(sizes).values()).values()) == {6}

@@ -65,6 +65,13 @@ def test_unknown_layout_says_what_is_missing(tmp_path: Path, asked: str) -> None
 
 
 @pytest.mark.parametrize("asked", [name for name in MISSING if name != "folder"])
+def test_images_directly_in_the_folder_suggest_the_format_for_that(tmp_path: Path, asked: str) -> None:
+    replicas.picture(tmp_path / "photo.png")
+    with pytest.raises(UserError, match=f"({MISSING[asked]}).*if all of them are good ones, use --format folder$"):
+        find_adapter(asked).scan(tmp_path)
+
+
+@pytest.mark.parametrize("asked", [name for name in MISSING if name != "folder"])
 def test_real_bottle_is_refused_by_all_but_mvtec(datasets_root: Path, asked: str) -> None:
     bottle = datasets_root / "mvtec_ad" / "bottle"
     if LOOKS[asked] == "mvtec":
