@@ -29,7 +29,8 @@ from stlm_core.steps.line_files import (
     track_images,
     write_quarantine,
 )
-from stlm_core.steps.line_import import files_inside, importing, local_bytes, readable
+from stlm_core.steps.line_import import importing, readable
+from stlm_core.steps.line_jobs import files_inside, local_bytes
 from stlm_core.steps.line_replacement import replacing, settle
 from stlm_core.steps.line_source import Source, in_s3, open_source
 from stlm_core.steps.params_file import checked, editing, entry_text, relative_to_project, with_entry

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,14 +19,14 @@ from PIL import Image
 
 from stlm_core.data.adapters import Record, Scan
 from stlm_core.data.adapters.base import MaskShape
-from stlm_core.data.images import mask_files
 from stlm_core.data.images import mask_sha256 as hash_of_mask
 from stlm_core.data.inspection import Inspected
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes
 from stlm_core.integrations.s3 import ObjectCopier
 from stlm_core.progress import progress
-from stlm_core.steps.line_source import Source, in_s3
+from stlm_core.steps.line_jobs import Job, jobs_of
+from stlm_core.steps.line_source import Source
 
 _CHUNK = 1 << 20
 _WORKERS = 8  # mostly waiting: for the disk or for the store
@@ -34,14 +34,6 @@ _ROUND = 256  # files handed to the workers at a time: bounds the queue
 _PARTIAL = ".import.partial"
 _FETCHED = ".import.fetched"
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A file to make at the posix path ``target``, from a file or a shape."""
-
-    target: str
-    source: Path | MaskShape
 
 
 class Importer:
@@ -65,7 +57,12 @@ class Importer:
             UserError: an object cannot be had; those that were fetched are kept for the next attempt.
         """
         records = source.scan.records
-        needed = (address for record in records for address in (record.source, record.mask_source) if _is_s3(address))
+        needed = (
+            address
+            for record in records
+            for address in (record.source, record.mask_source)
+            if address.startswith("s3://")
+        )
         addresses = list(dict.fromkeys(needed))
         if not addresses:
             return source
@@ -102,7 +99,7 @@ class Importer:
         shutil.rmtree(self.folder, ignore_errors=True)
         wanted = {row.path for row in rows}
         records = (record for record in source.scan.records if record.path in wanted)
-        jobs = list({job.target: job for record in records for job in _jobs(record, source.root)}.values())
+        jobs = list({job.target: job for record in records for job in jobs_of(record, source.root)}.values())
         self.folder.mkdir(parents=True)
         _need_room(self.folder, jobs)
 
@@ -212,30 +209,9 @@ def readable(source: Source) -> Iterator[tuple[Path, Scan]]:
         )
 
 
-def files_inside(source: Source, folder: Path) -> list[str]:
-    """Paths of the records whose image or mask is a file in ``folder``."""
-    place = folder.resolve()
-    records = (record for record in source.scan.records if not record.problem and not in_s3(record))
-    return [
-        record.path
-        for record in records
-        if any(
-            isinstance(job.source, Path) and job.source.resolve().is_relative_to(place)
-            for job in _jobs(record, source.root)
-        )
-    ]
-
-
-def local_bytes(source: Source) -> int:
-    """Size of the images and masks that are on this machine and have no problem."""
-    records = (record for record in source.scan.records if not record.problem and not in_s3(record))
-    jobs = {job.target: job for record in records for job in _jobs(record, source.root)}
-    return sum(_size(job) for job in jobs.values())
-
-
 def _link(record: Record, root: Path, folder: Path) -> Record:
     try:
-        for job in () if record.problem else _jobs(record, root):
+        for job in () if record.problem else jobs_of(record, root):
             target = folder / job.target
             target.parent.mkdir(parents=True, exist_ok=True)
             if not isinstance(job.source, Path):
@@ -247,22 +223,6 @@ def _link(record: Record, root: Path, folder: Path) -> Record:
     return record
 
 
-def _jobs(record: Record, root: Path) -> Iterator[Job]:
-    yield Job(record.path, Path(record.source) if record.source else root / record.path)
-    if record.mask_shape is not None:
-        yield Job(record.mask_path, record.mask_shape)
-    elif record.mask_source:
-        yield Job(record.mask_path, Path(record.mask_source))
-    elif record.mask_path:
-        whole = root / record.mask_path
-        for file in mask_files(whole):
-            yield Job(record.mask_path if file == whole else f"{record.mask_path}/{file.name}", file)
-
-
-def _is_s3(address: str) -> bool:
-    return address.startswith("s3://")
-
-
 def _draw(shape: MaskShape, target: Path) -> str:
     stream = io.BytesIO()
     Image.fromarray(shape.draw()).save(stream, "PNG")
@@ -270,15 +230,8 @@ def _draw(shape: MaskShape, target: Path) -> str:
     return sha256_bytes(stream.getvalue())
 
 
-def _size(job: Job) -> int:
-    try:
-        return job.source.stat().st_size if isinstance(job.source, Path) else 0
-    except OSError:
-        return 0
-
-
 def _need_room(folder: Path, jobs: Sequence[Job]) -> None:
-    needed, free = sum(map(_size, jobs)), shutil.disk_usage(folder).free
+    needed, free = sum(map(size_of, jobs)), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"{folder.parent}: {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; make room, or leave "
