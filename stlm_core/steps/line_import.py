@@ -25,7 +25,7 @@ from stlm_core.errors import UserError
 from stlm_core.files import sha256_bytes
 from stlm_core.integrations.s3 import ObjectCopier
 from stlm_core.progress import progress
-from stlm_core.steps.line_jobs import Job, jobs_of
+from stlm_core.steps.line_jobs import Job, jobs_of, size_of
 from stlm_core.steps.line_source import Source
 
 _CHUNK = 1 << 20
