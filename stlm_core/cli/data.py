@@ -1,4 +1,4 @@
-"""``stlm sample``, ``stlm lines`` and ``stlm validate``: images in."""
+"""``stlm sample`` and ``stlm lines``: images in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from stlm_core.cli.options import DEFAULT_OUTPUTS, DEFAULT_PARAMS, Force, Inputs, Line, Outputs, Params, open_line
+from stlm_core.cli.options import DEFAULT_OUTPUTS, DEFAULT_PARAMS, Outputs, Params
 
 if TYPE_CHECKING:
     from stlm_core.steps.line_update import UpdatedLine
@@ -33,21 +33,6 @@ def sample_command(
         f"sample: {line.train_good} good training images, {line.test_good} good and {line.test_defects} defective "
         f"test images in {out} (seed {seed})"
     )
-
-
-def validate_command(
-    line: Line,
-    params: Params = DEFAULT_PARAMS,
-    outputs: Outputs = DEFAULT_OUTPUTS,
-    inputs: Inputs = None,
-    force: Force = False,
-) -> None:
-    """Read every image of the line, check the rules, write the manifest and Data Docs."""
-    from stlm_core.steps.validate import DOCS_FOLDER, validate
-
-    result = validate(*open_line(line, params, outputs, inputs), force=force)
-    typer.echo(f"validate {line}: {result.summary}")
-    typer.echo(f"report: {result.folder / DOCS_FOLDER / 'index.html'}")
 
 
 class _CommandWithFormats(TyperCommand):

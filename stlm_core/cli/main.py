@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from stlm_core.cli.data import lines_app, sample_command, validate_command
+from stlm_core.cli.data import lines_app, sample_command
 from stlm_core.cli.predict import predict_command
 from stlm_core.cli.registry import promote_command, rollback_command, status_command
 from stlm_core.cli.steps import (
@@ -23,6 +23,7 @@ from stlm_core.cli.steps import (
     run_command,
     synthesize_command,
     train_fa_command,
+    validate_command,
 )
 from stlm_core.cli.summary import config_command, summary_command
 from stlm_core.cli.versioning import data_app

@@ -36,6 +36,11 @@ def step_command(step: str, description: str, report: str | None = None) -> Call
     return command
 
 
+validate_command = step_command(
+    "validate",
+    "Read every image of the line, check the rules, write the manifest and Data Docs.",
+    report="data_docs/index.html",
+)
 synthesize_command = step_command("synthesize", "Make the bank of pseudo-anomalous variants of the line's good images.")
 distill_command = step_command(
     "distill", "Train the two streams on the teacher's features; a killed run continues from its checkpoint."
