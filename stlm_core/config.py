@@ -26,6 +26,8 @@ from stlm_core.settings import (
     ModelConfig,
     PromoteConfig,
     RegisterConfig,
+    ResourcesConfig,
+    ScheduleConfig,
     Section,
     SynthesizeConfig,
     TeacherConfig,
@@ -46,6 +48,8 @@ SECTIONS = (
     "export",
     "register",
     "promote",
+    "resources",
+    "schedule",
 )
 
 
@@ -67,6 +71,8 @@ class LineConfig(Section):
     export: ExportConfig
     register_: RegisterConfig = Field(alias="register")
     promote: PromoteConfig
+    resources: ResourcesConfig
+    schedule: ScheduleConfig
 
     def resolve(self, path: str) -> Path:
         """``path`` as written in ``params.yaml``, against the folder of that file.

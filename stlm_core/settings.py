@@ -243,6 +243,42 @@ class ExportConfig(Section):
     latency_runs: int = Field(30, ge=3)
 
 
+class StepResources(Section):
+    """What the containers of one image ask the cluster for, in Kubernetes quantities: ``cpu`` cores, ``memory`` bytes.
+    The memory is the limit too: a container that takes more is killed."""
+
+    cpu: str = Field("1", pattern=r"^\d+(\.\d+)?m?$")
+    memory: str = Field("2Gi", pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")
+
+
+class ResourcesConfig(Section):
+    """What the line's pipeline on a cluster asks for. No step's result depends on it.
+
+    ``data``, ``train`` and ``serve`` are the images that the steps run in. ``gpus`` is for every step of the ``train``
+    image, each a ``gpu_type``; with more than one, the training steps run one process a GPU. ``shards`` is how many
+    containers compute the teacher's features side by side.
+    """
+
+    data: StepResources = StepResources(cpu="1", memory="2Gi")
+    train: StepResources = StepResources(cpu="2", memory="6Gi")
+    serve: StepResources = StepResources(cpu="1", memory="2Gi")
+    gpus: int = Field(0, ge=0, le=16)
+    gpu_type: str = "nvidia.com/gpu"
+    shards: int = Field(1, ge=1, le=256)
+
+
+class ScheduleConfig(Section):
+    """When a cluster retrains the line.
+
+    ``cron``: five fields, or six with the seconds first; null for never. ``timezone``: an IANA name. ``enabled: false``
+    keeps the schedule and pauses it.
+    """
+
+    cron: str | None = None
+    timezone: str = "UTC"
+    enabled: bool = True
+
+
 class RegisterConfig(Section):
     """MLflow names. ``experiment``: null for ``stlm-<line>``."""
 
@@ -250,8 +286,13 @@ class RegisterConfig(Section):
 
 
 class PromoteConfig(Section):
-    """The gate. Metrics are fractions of 1; a null floor is not asked for."""
+    """The gate. Metrics are fractions of 1; a null floor is not asked for.
 
+    ``automatic``: the pipeline on a cluster promotes what passes; with false it ends with the challenger, and a person
+    runs `stlm promote`.
+    """
+
+    automatic: bool = True
     min_image_auroc: Fraction | None = Field(0.8, ge=0, le=1)
     min_aupro_30: Fraction | None = Field(None, ge=0, le=1)
     min_recall_at_budget: Fraction | None = Field(None, ge=0, le=1)
