@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,61 @@ def load_line(params: Path, line: str) -> LineConfig:
     for layer in (tree["defaults"], _mapping(params, f"profiles.{profile}", tree["profiles"][profile]), own):
         merged = deep_merge(merged, layer)
     merged.update(name=line, profile=profile, root=params.resolve().parent)
+    return _validated(merged, f"{params}: lines.{line}")
+
+
+def as_parameter(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's settings as the parameter of a pipeline, whose structs hold no null: what is null is listed by its
+    dotted name under ``null`` instead."""
+    nulls: list[str] = []
+
+    def kept(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+        nulls.extend(f"{where}{key}" for key, inner in value.items() if inner is None)
+        return {
+            key: kept(inner, f"{where}{key}.") if isinstance(inner, dict) else inner
+            for key, inner in value.items()
+            if inner is not None
+        }
+
+    return kept(section, "") | ({"null": nulls} if nulls else {})
+
+
+def from_parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
+    """The section that :func:`as_parameter` made ``parameter`` of."""
+    section = {key: dict(value) if isinstance(value, dict) else value for key, value in parameter.items()}
+    for name in section.pop("null", []):
+        *groups, key = str(name).split(".")
+        target = section
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[key] = None
+    return section
+
+
+def line_from_sections(line: str, sections: Mapping[str, Any], root: Path) -> LineConfig:
+    """The configuration of a line from its merged sections, as a container of a pipeline gets them.
+
+    A section is as :func:`as_parameter` made it. Those that are missing or None have their defaults; of ``data``, that
+    is a path that leads nowhere.
+
+    Raises:
+        UserError: a line's name that cannot be one, or a setting with a wrong name, type or range.
+    """
+    if not LINE_NAME.fullmatch(line):
+        raise UserError(f"line name `{_one_line(line)}` must be lower-case letters, digits, - and _, at most 64")
+    given: dict[str, Any] = {section: from_parameter(sections.get(section) or {}) for section in SECTIONS}
+    given["data"] = given["data"] or {"path": "-"}
+    return _validated({**given, "name": line, "profile": sections.get("profile") or "", "root": root}, f"line {line}")
+
+
+def _validated(merged: dict[str, Any], where: str) -> LineConfig:
     try:
         return LineConfig.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         setting = _one_line(".".join(str(part) for part in first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UserError(f"{params}: lines.{line}: `{setting}`: {_one_line(first['msg'])}{more}") from None
+        raise UserError(f"{where}: `{setting}`: {_one_line(first['msg'])}{more}") from None
 
 
 def _mapping(params: Path, where: str, value: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import typer
 
+from stlm_core.cli.cluster import check_freshness_command, fetch_images_command, record_outcome_command
 from stlm_core.cli.data import lines_app, sample_command
 from stlm_core.cli.predict import predict_command
 from stlm_core.cli.registry import promote_command, rollback_command, status_command
@@ -26,6 +27,7 @@ from stlm_core.cli.steps import (
     validate_command,
 )
 from stlm_core.cli.summary import config_command, summary_command
+from stlm_core.cli.task import task_command
 from stlm_core.cli.versioning import data_app
 from stlm_core.cli.weights import weights_app
 from stlm_core.errors import StlmError
@@ -52,6 +54,10 @@ _COMMANDS: list[tuple[str, str, Callable[..., None]]] = [
     ("Registry", "promote", promote_command),
     ("Registry", "rollback", rollback_command),
     ("Registry", "status", status_command),
+    ("Cluster", "task", task_command),
+    ("Cluster", "check-freshness", check_freshness_command),
+    ("Cluster", "fetch-images", fetch_images_command),
+    ("Cluster", "record-outcome", record_outcome_command),
     ("Use", "predict", predict_command),
     ("Use", "summary", summary_command),
 ]

@@ -19,6 +19,12 @@ Inputs = Annotated[
     typer.Option("--input", help="STEP=FOLDER: take this step's folder from elsewhere; may be repeated."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Run even if nothing changed.")]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes", min=0, envvar="STLM_PROCESSES", help="Processes that train together; 0: one for every GPU."
+    ),
+]
 
 DEFAULT_PARAMS = Path("params.yaml")
 DEFAULT_OUTPUTS = Path("outputs")

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from stlm_core.cli.options import DEFAULT_OUTPUTS, DEFAULT_PARAMS, Force, Inputs, Line, Outputs, Params, open_line
+from stlm_core.cli.options import (
+    DEFAULT_OUTPUTS,
+    DEFAULT_PARAMS,
+    Force,
+    Inputs,
+    Line,
+    Outputs,
+    Params,
+    Processes,
+    open_line,
+)
 
 
 def step_command(step: str, description: str, report: str | None = None) -> Callable[..., None]:
@@ -36,16 +46,36 @@ def step_command(step: str, description: str, report: str | None = None) -> Call
     return command
 
 
+def training_command(step: str, description: str) -> Callable[..., None]:
+    """The command that runs a training step on a line, in one or several processes, and prints its summary."""
+
+    def command(
+        line: Line,
+        params: Params = DEFAULT_PARAMS,
+        outputs: Outputs = DEFAULT_OUTPUTS,
+        inputs: Inputs = None,
+        force: Force = False,
+        processes: Processes = 1,
+    ) -> None:
+        from stlm_core.steps.pipeline import run_one
+
+        result = run_one(step, *open_line(line, params, outputs, inputs), force=force, processes=processes)
+        typer.echo(f"{step} {line}: {result.summary}")
+
+    command.__doc__ = description
+    return command
+
+
 validate_command = step_command(
     "validate",
     "Read every image of the line, check the rules, write the manifest and Data Docs.",
     report="data_docs/index.html",
 )
 synthesize_command = step_command("synthesize", "Make the bank of pseudo-anomalous variants of the line's good images.")
-distill_command = step_command(
+distill_command = training_command(
     "distill", "Train the two streams on the teacher's features; a killed run continues from its checkpoint."
 )
-train_fa_command = step_command(
+train_fa_command = training_command(
     "train-fa", "Train the feature aggregation; a killed run continues from its checkpoint."
 )
 evaluate_command = step_command(
@@ -93,9 +123,10 @@ def run_command(
     params: Params = DEFAULT_PARAMS,
     outputs: Outputs = DEFAULT_OUTPUTS,
     force: Force = False,
+    processes: Processes = 1,
 ) -> None:
     """Run every step of a line in order, skipping what is up to date."""
     from stlm_core.steps.pipeline import run_line
 
-    for step, result in run_line(*open_line(line, params, outputs), force=force):
+    for step, result in run_line(*open_line(line, params, outputs), force=force, processes=processes):
         typer.echo(f"{step} {line}: {result.summary}")

@@ -53,6 +53,24 @@ def pull_command(line: Line = None, jobs: Jobs = None, params: Params = DEFAULT_
     typer.echo(f"data: {moved.files} files fetched from {moved.remote}" if moved.files else "data: everything is here")
 
 
+@data_app.command("publish")
+def publish_command(
+    line: Annotated[str, typer.Option("--line", help="Product line, as named in params.yaml.")],
+    to: Annotated[
+        str | None, typer.Option("--to", help="A folder, or s3://bucket/prefix; by default STLM_DATA_URL.")
+    ] = None,
+    jobs: Jobs = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Push a line's images, then tell a cluster of this version; after an interruption, run it again."""
+    from stlm_core.steps.publish import publish_line
+
+    done = publish_line(params, line, to, jobs)
+    how = "published" if done.uploaded else "was published already, nothing to upload"
+    pushed = f", {done.pushed} files pushed to {done.remote}" if done.pushed else ""
+    typer.echo(f"data: {line} version {done.revision} {how}: {done.url}{pushed}")
+
+
 @data_app.command("status")
 def status_command(
     line: Annotated[str | None, typer.Option("--line", help="One line.")] = None,

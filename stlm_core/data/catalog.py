@@ -105,8 +105,7 @@ class Catalog:
         Raises:
             UserError: missing, not such a table, changed since ``sha256`` was noted, or a row that cannot be.
         """
-        if sha256 is not None and _staged(path, sha256).is_file():
-            path = _staged(path, sha256)
+        path = _current(path, sha256)
         try:
             content = path.read_bytes()
             reader = csv.reader(io.StringIO(content.decode("utf-8-sig")), strict=True)
@@ -149,6 +148,17 @@ def publish(path: Path, sha256: str) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def catalog_bytes(config: LineConfig) -> bytes | None:
+    """The file that :func:`open_catalog` reads, as it is; None for a line without.
+
+    Raises:
+        UserError: see :meth:`Catalog.read`.
+    """
+    if open_catalog(config) is None:
+        return None
+    return _current(config.resolve(config.data.catalog or ""), config.data.catalog_sha256).read_bytes()
+
+
 def open_catalog(config: LineConfig) -> Catalog | None:
     """The line's catalogue; None for a line whose folder is read as it is.
 
@@ -167,6 +177,11 @@ def scan_folder(config: LineConfig) -> Scan:
         UserError: see :meth:`stlm_core.data.adapters.base.Adapter.scan`.
     """
     return find_adapter(config.data.format).scan(config.resolve(config.data.path), config.data.category)
+
+
+def _current(path: Path, sha256: str | None) -> Path:
+    """``path``, or what is staged for it if that has the hash ``sha256``."""
+    return path if sha256 is None or not _staged(path, sha256).is_file() else _staged(path, sha256)
 
 
 def _staged(path: Path, sha256: str) -> Path:

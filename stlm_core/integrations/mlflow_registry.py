@@ -82,6 +82,23 @@ class Registry:
         )
         return _version(found[0]) if found else None
 
+    def tagged(self, tags: Mapping[str, str]) -> list[Version]:
+        """The versions with all of these tags, the newest first."""
+        wanted = "".join(f" and tag.`{tag}` = '{value}'" for tag, value in tags.items())
+        found = self._client.search_model_versions(f"name = '{self.name}'{wanted}", order_by=["version_number DESC"])
+        return [_version(each) for each in found]
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """The parameters of a run; empty if it is gone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return dict(self._client.get_run(run_id).data.params)
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return {}
+            raise
+
     def aliases(self) -> dict[str, int]:
         """Alias -> version number; empty if nothing was ever registered."""
         from mlflow.exceptions import MlflowException

@@ -76,7 +76,7 @@ def finish_run(tracking: Tracking, content: RunContent) -> LoggedRun:
     Raises:
         UserError: a curve is not a table of numbers.
     """
-    experiment_id = _experiment(tracking, content.experiment)
+    experiment_id = experiment_of(tracking, content.experiment)
     for run in _runs_of(tracking, experiment_id, content.onnx_sha256):
         if run.info.status == "FINISHED" and (logged := _whole(tracking, run)) is not None:
             return logged
@@ -164,7 +164,12 @@ def _log_model(tracking: Tracking, experiment_id: str, run_id: str, content: byt
     return model_id
 
 
-def _experiment(tracking: Tracking, name: str) -> str:
+def experiment_of(tracking: Tracking, name: str) -> str:
+    """The id of the experiment called ``name``, which is made when it is not there.
+
+    Raises:
+        UserError: it was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     client = tracking.client

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import yaml
 
+from stlm_core.config import LineConfig
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_file
+
 _SECONDS = 10
+_TABLE_DIGITS = 12
 
 
 def git_revision(root: Path) -> str:
@@ -32,6 +37,26 @@ def dvc_revision(data: Path) -> str:
         outs = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
         return str(outs[0].get("md5") or outs[0].get("hash") or "")
     except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+        return ""
+
+
+def data_revision(config: LineConfig) -> str:
+    """The name of the version of a line's data: what DVC tracks, and the table that says what the images are.
+
+    DVC's hash of the images' folder (or of the tracked one that holds it) without ``.dir``, and after a dash the first
+    digits of the sha256 of the catalogue, or without one of ``data.group_file``. "" if DVC does not track the images or
+    the table is missing.
+    """
+    images, data = config.resolve(config.data.path), config.data
+    inside = (folder for folder in (images, *images.parents) if config.root in folder.parents)
+    digest = next(filter(None, map(dvc_revision, inside)), "").removesuffix(".dir")
+    table = data.catalog or data.group_file
+    if not digest or table is None:
+        return digest
+    try:
+        known = data.catalog_sha256 if data.catalog else None
+        return f"{digest}-{(known or sha256_file(config.resolve(table)))[:_TABLE_DIGITS]}"
+    except UserError:
         return ""
 
 

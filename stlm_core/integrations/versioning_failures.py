@@ -46,6 +46,10 @@ _IN_ADDRESS = re.compile(r"[^\s'\"]*:[^\s'\"]*@")
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
+class UnreachableError(UserError):
+    """A store does not answer; the same command may succeed later."""
+
+
 def is_connection_failure(line: str) -> bool:
     """Whether a line of DVC's says that the server did not answer."""
     return _CONNECTION.search(line) is not None
@@ -104,7 +108,7 @@ def failure(report: list[str], subject: str) -> StlmError:
     if match := re.search(r"output '.*' (?:is already|does not exist).*|overlap.*", joined):
         return UserError(f"{subject}: DVC cannot track it: {without_secrets(match[0])}")
     if sentence := store_failure(joined):
-        return UserError(f"{subject}: {sentence}")
+        return (UnreachableError if sentence == _INTERRUPTED else UserError)(f"{subject}: {sentence}")
     return StlmError(f"{subject}: DVC failed: {without_secrets(errors[0])}")
 
 

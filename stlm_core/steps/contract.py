@@ -62,10 +62,10 @@ def run_step(
 
     ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
     ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,
-    peak memory in MiB. When ``folder`` already holds outputs of exactly the same inputs, config and code,
-    nothing runs unless ``force``; ``still_good`` can look closer at such outputs. A killed step leaves ``folder`` as
-    it was; with ``resumable`` its temporary folder is handed to the next run if inputs, config and code are unchanged,
-    otherwise it is cleared.
+    peak memory in MiB (of the largest process, where it starts others). When ``folder`` already holds outputs of
+    exactly the same inputs, config and code, nothing runs unless ``force``; ``still_good`` can look closer at such
+    outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary folder is handed to the next
+    run if inputs, config and code are unchanged, otherwise it is cleared.
 
     Raises:
         UserError: an input is missing, the disk is full, or another run of this step holds the folder.
@@ -97,7 +97,7 @@ def run_step(
                 **fingerprint,
                 "summary": summary,
                 "seconds": round(time.monotonic() - began, 3),
-                "peak_memory_mib": peak_memory_mib(),
+                "peak_memory_mib": max(peak_memory_mib(), peak_memory_mib(resource.RUSAGE_CHILDREN)),
                 "outputs": {
                     file.relative_to(partial).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
                     for file in sorted(partial.rglob("*"))
@@ -122,9 +122,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_json_object(path, "remove the folder and run the step again")
 
 
-def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_memory_mib(who: int = resource.RUSAGE_SELF) -> float:
+    """Largest resident memory of this process so far, or of the largest of its ended ``RUSAGE_CHILDREN``; MiB."""
+    peak = resource.getrusage(who).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
 

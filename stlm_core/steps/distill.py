@@ -7,9 +7,11 @@ from pathlib import Path
 from stlm_core.config import LineConfig
 from stlm_core.models.detector import save_streams
 from stlm_core.steps.contract import StepResult, run_step
+from stlm_core.steps.parallel_training import count_processes, run_training
 from stlm_core.steps.training import INPUT_SECTIONS, new_detector, open_data, training_inputs, write_selection
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.distill import Distillation
+from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
 from stlm_core.training.validation import PseudoValidation
@@ -18,30 +20,39 @@ STEP = "distill"
 STREAMS = "streams.safetensors"
 
 
-def distill(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
+def distill(config: LineConfig, workspace: Workspace, *, force: bool = False, processes: int = 1) -> StepResult:
     """Train the streams and keep the weights that are best on held-back good images with pseudo anomalies.
 
+    ``processes`` share every batch, one GPU each; 0 for one a GPU. What is trained does not depend on it, but for
+    rounding.
+
     Raises:
-        UserError: an input is missing or damaged.
+        UserError: an input is missing or damaged, or the batch cannot be divided among the processes.
     """
+    count = count_processes(processes, STEP, config.distill.batch_size)
 
     def work(partial: Path) -> str:
-        device = pick_device()
-        bank, pairs = open_data(config, workspace)
-        detector = new_detector(config, "tlm", seed=config.distill.seed)
-        if config.model.centre_features:
-            detector.streams.centre.copy_(pairs.mean_features())
-        detector.to(device)
-        task = Distillation(detector, pairs, PseudoValidation(bank), config.distill, device)
-        outcome = run_loop(task, f"{STEP} {config.name}", config.distill, partial, device)
-        save_streams(partial / STREAMS, detector)
-        write_selection(partial, outcome)
-        return (
-            f"streams of step {outcome.best_step}/{config.distill.steps}: on pseudo anomalies image AUROC "
-            f"{outcome.best['image_auroc']:.4f}, pixel AUROC {outcome.best['pixel_auroc']:.4f}"
-        )
+        return run_training(_train, STEP, config, workspace, partial, count)
 
     inputs = training_inputs(config, workspace)
     return run_step(
         STEP, config, (*INPUT_SECTIONS, "distill"), inputs, workspace.folder(STEP), work, resumable=True, force=force
+    )
+
+
+def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks) -> str:
+    device = pick_device()
+    bank, pairs = open_data(config, workspace, ranks)
+    detector = new_detector(config, "tlm", seed=config.distill.seed)
+    if config.model.centre_features:
+        detector.streams.centre.copy_(ranks.from_main(pairs.mean_features))
+    detector.to(device)
+    task = Distillation(detector, pairs, PseudoValidation(bank), config.distill, device, ranks)
+    outcome = run_loop(task, f"{STEP} {config.name}", config.distill, folder, device, ranks)
+    if ranks.main:
+        save_streams(folder / STREAMS, detector)
+        write_selection(folder, outcome)
+    return (
+        f"streams of step {outcome.best_step}/{config.distill.steps}: on pseudo anomalies image AUROC "
+        f"{outcome.best['image_auroc']:.4f}, pixel AUROC {outcome.best['pixel_auroc']:.4f}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from stlm_core.files import read_json_object, sha256_file, write_json_atomic
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking, without_credentials
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version, registry_lock
 from stlm_core.integrations.mlflow_run import RunContent, finish_run
+from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import dvc_revision, git_revision
 from stlm_core.promotion.gate import COMPARED
 from stlm_core.runtime.model import DetectorSession
@@ -20,6 +21,10 @@ from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.workspace import Workspace
 
 REGISTRATION = "registration.json"
+# Tags of a version by which `stlm check-freshness` knows what it was made from.
+DATA_TAG, CONFIG_TAG = "data_revision", "config_sha256"
+# The sections that a model depends on; the others say what is done with it and where.
+TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "promote", "resources", "schedule"))
 _REMEDY = "run the step that makes it again"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
 _FILE_FACTS = (
@@ -36,11 +41,16 @@ _FILE_FACTS = (
 )
 
 
-def register(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
+def register(
+    config: LineConfig, workspace: Workspace, *, force: bool = False, data_revision: str | None = None
+) -> StepResult:
     """Log a run, register its model as ``stlm-<line>`` with alias ``challenger``, write ``registration.json``.
 
     The same export registered again is the same version, whatever happened in between: a registration that was
     killed is completed. Outputs that are up to date are still checked against the server.
+
+    Args:
+        data_revision: name of the version of the images; None to tell it from the project's files.
 
     Raises:
         UserError: an input is missing, or MLflow does not answer.
@@ -60,27 +70,37 @@ def register(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         "fa_curve": workspace.need("train-fa", "curve.csv"),
     }
     folder = workspace.folder("register")
+    made_from = {
+        DATA_TAG: revision_of_data(config) if data_revision is None else data_revision,
+        CONFIG_TAG: settings_sha256(config),
+    }
 
     with open_tracking(config.root) as tracking:
-        gone = (folder / REGISTRATION).is_file() and not _still_there(tracking, config, folder, inputs["model"])
+        gone = (folder / REGISTRATION).is_file() and not _still_there(
+            tracking, config, folder, {**made_from, "onnx_sha256": sha256_file(inputs["model"])}
+        )
 
         def work(partial: Path) -> str:
             with registry_lock(config.root, config.name):
-                record, summary = _register(tracking, config, inputs)
+                record, summary = _register(tracking, config, inputs, made_from)
             write_json_atomic(partial / REGISTRATION, record)
             return summary
 
         return run_step("register", config, ("register",), inputs, folder, work, force=force or gone)
 
 
-def _register(tracking: Tracking, config: LineConfig, inputs: dict[str, Path]) -> tuple[dict[str, Any], str]:
-    content = run_content(config, inputs)
+def _register(
+    tracking: Tracking, config: LineConfig, inputs: dict[str, Path], made_from: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
+    content = run_content(config, inputs, made_from)
     registry = Registry(tracking, config.name)
     version = registry.find("onnx_sha256", content.onnx_sha256)
     reused = version is not None
     if version is None:
         run = finish_run(tracking, content)
         version = registry.add(run, version_tags(content, inputs), _description(config, content))
+    elif not _has_tags(version, made_from):  # other inputs that make the same file
+        registry.tag(version.number, made_from)
     in_service = registry.aliases().get(CHAMPION) == version.number
     if not in_service:
         registry.point(CHALLENGER, version.number)
@@ -100,18 +120,28 @@ def _register(tracking: Tracking, config: LineConfig, inputs: dict[str, Path]) -
     return record, f"{registry.name} version {version.number} {how}, {alias} ({tracking.store})"
 
 
-def _still_there(tracking: Tracking, config: LineConfig, folder: Path, model: Path) -> bool:
+def _still_there(tracking: Tracking, config: LineConfig, folder: Path, tags: Mapping[str, str]) -> bool:
+    """Whether the version that was registered is in this store, with these tags."""
     try:
         record = json.loads((folder / REGISTRATION).read_text(encoding="utf-8"))
         number, store = int(record["version"]), record["store"]
     except (OSError, ValueError, LookupError, TypeError):
         return False
     version: Version | None = Registry(tracking, config.name).version(number)
-    return version is not None and store == tracking.store and version.tags.get("onnx_sha256") == sha256_file(model)
+    return version is not None and store == tracking.store and _has_tags(version, tags)
 
 
-def run_content(config: LineConfig, inputs: dict[str, Path]) -> RunContent:
-    """What the run holds, gathered from the outputs of the earlier steps.
+def _has_tags(version: Version, tags: Mapping[str, str]) -> bool:
+    return all(version.tags.get(name, "") == value for name, value in tags.items())
+
+
+def settings_sha256(config: LineConfig) -> str:
+    """One hash for all settings that the model depends on."""
+    return config.section_hash(*TRAINED_SECTIONS)
+
+
+def run_content(config: LineConfig, inputs: dict[str, Path], made_from: Mapping[str, str]) -> RunContent:
+    """What the run holds, gathered from the outputs of the earlier steps; ``made_from`` are tags.
 
     Raises:
         UserError: an output is damaged.
@@ -147,7 +177,7 @@ def run_content(config: LineConfig, inputs: dict[str, Path]) -> RunContent:
         dataset_source=without_credentials(config.data.path),
         tags={
             **{name: facts[name] for name in _FILE_FACTS if facts.get(name)},
-            **{name: value for name, value in _revisions(config).items() if value},
+            **{name: value for name, value in {**_revisions(config), **made_from}.items() if value},
         },
         model=model,
     )

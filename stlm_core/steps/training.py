@@ -18,6 +18,7 @@ from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
 from stlm_core.teachers.registry import locate_weights, teacher_facts
+from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import Outcome
 from stlm_core.training.pairs import TrainingPairs
 
@@ -34,14 +35,15 @@ def training_inputs(config: LineConfig, workspace: Workspace) -> dict[str, Path]
     }
 
 
-def open_data(config: LineConfig, workspace: Workspace) -> tuple[Bank, TrainingPairs]:
-    """The bank and the training pairs over it, with every cached feature's checksum compared.
+def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[Bank, TrainingPairs]:
+    """The bank and the training pairs over it, with every cached feature's checksum compared, once for all ranks.
 
     Raises:
         UserError: bank or cache are missing, damaged, or do not belong together.
     """
     bank = Bank.open(workspace.folder("synthesize"))
-    cache = FeatureCache.open(workspace.folder("cache-teacher"), verify=True)
+    cache = FeatureCache.open(workspace.folder("cache-teacher"), verify=ranks.main)
+    ranks.wait()
     return bank, TrainingPairs(bank, cache, "train", config.synthesize.probability)
 
 

@@ -34,7 +34,7 @@ def set_remote(params: Path, url: str, endpoint: str | None = None, name: str = 
     Raises:
         UserError: no DVC project, or an address that cannot be used; see ``integrations.versioning.set_remote``.
     """
-    return str(versioning.set_remote(_project(params), url, endpoint, name))
+    return str(versioning.set_remote(open_project(params), url, endpoint, name))
 
 
 def push_data(params: Path, line: str | None = None, jobs: int | None = None) -> Moved:
@@ -43,8 +43,8 @@ def push_data(params: Path, line: str | None = None, jobs: int | None = None) ->
     Raises:
         UserError: an unknown or untracked line, or the remote fails; running it again continues.
     """
-    project = _project(params)
-    pointers = [_pointer(project, params, line)] if line else []
+    project = open_project(params)
+    pointers = [line_pointer(project, params, line)] if line else []
     remote = versioning.default_remote(project)
     return Moved(versioning.push(project, remote, pointers, jobs), str(remote))
 
@@ -54,8 +54,8 @@ def pull_data(params: Path, line: str | None = None, jobs: int | None = None) ->
 
     The workspace changes only when all of the version could be had.
     """
-    project = _project(params)
-    pointers = [_pointer(project, params, line)] if line else []
+    project = open_project(params)
+    pointers = [line_pointer(project, params, line)] if line else []
     remote = versioning.default_remote(project)
     return Moved(versioning.pull(project, remote, pointers, jobs), str(remote))
 
@@ -66,7 +66,7 @@ def data_state(params: Path, line: str | None = None, remote: bool = True) -> li
     Raises:
         UserError: an unknown line; with ``remote``: none is set up, or it fails.
     """
-    project = _project(params)
+    project = open_project(params)
     target = versioning.default_remote(project) if remote else None
     states = []
     for name in [line] if line else line_names(params):
@@ -77,7 +77,12 @@ def data_state(params: Path, line: str | None = None, remote: bool = True) -> li
     return states
 
 
-def _pointer(project: Path, params: Path, line: str) -> Path:
+def line_pointer(project: Path, params: Path, line: str) -> Path:
+    """The ``.dvc`` file that tracks the line's images.
+
+    Raises:
+        UserError: none does, or they lie outside ``project``.
+    """
     config = load_line(params, line)
     path = config.data.path
     folder = config.resolve(path)
@@ -91,7 +96,12 @@ def _pointer(project: Path, params: Path, line: str) -> Path:
     return pointer
 
 
-def _project(params: Path) -> Path:
+def open_project(params: Path) -> Path:
+    """The DVC project that ``params`` belongs to.
+
+    Raises:
+        UserError: there is none.
+    """
     folder = params.resolve().parent
     project = versioning.find_project(folder)
     if project is None:

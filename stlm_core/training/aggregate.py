@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stlm_core.models.detector import Detector
 from stlm_core.settings import FaConfig
+from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.losses import aggregation_loss, distillation_loss, mask_to_grid
 from stlm_core.training.optimisation import build_optimiser
 from stlm_core.training.pairs import TrainingPairs
@@ -28,6 +29,7 @@ class Aggregation:
         validation: PseudoValidation,
         config: FaConfig,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.module = detector
         groups = [
@@ -43,7 +45,8 @@ class Aggregation:
             groups.append((detector.streams.parameters(), config.stream_lr))
         detector.streams.requires_grad_(config.joint_finetune)
         self.optimiser = build_optimiser(config.optimiser, groups)
-        self._pairs, self._validation, self._config, self._device = pairs, validation, config, device
+        self._pairs, self._validation = pairs, validation
+        self._config, self._device, self._ranks = config, device, ranks
 
     def train_mode(self) -> None:
         """Put what is trained into training mode."""
@@ -52,9 +55,10 @@ class Aggregation:
             self.module.streams.eval()
 
     def losses(self, step: int) -> dict[str, Tensor]:
-        """``total`` and its parts ``aggregation`` and, when joint, ``distillation``."""
+        """``total``, and when joint its parts ``aggregation`` and ``distillation``, of this rank's share of a batch."""
         config = self._config
-        batch = self._pairs.draw(config.seed, step, config.batch_size).to(self._device)
+        part = self._ranks.share(config.batch_size)
+        batch = self._pairs.draw(config.seed, step, config.batch_size, part).to(self._device)
         features = self.module.streams(self.module.preprocess(batch.images))
         logits = self.module.aggregation(features)
         target = mask_to_grid(batch.masks, logits.shape[-2], logits.shape[-1])

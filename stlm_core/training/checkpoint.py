@@ -16,14 +16,15 @@ CHECKPOINT = "checkpoint.pt"
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Replace the folder's checkpoint in one move; the old one stays whole until the new one is on disk.
 
-    ``state`` holds tensors, numbers, strings and containers of them. The global random state is added.
+    ``state`` holds tensors, numbers, strings and containers of them. The global random state is added; on CUDA that of
+    the current device alone, so that a machine with another number of them can continue.
 
     Raises:
         UserError: the disk is full or not writable.
     """
     state = {**state, "torch_rng": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+        state["cuda_rng"] = torch.cuda.get_rng_state()
     path, temporary = folder / CHECKPOINT, folder / f".{CHECKPOINT}.tmp"
     try:
         with temporary.open("wb") as stream:
@@ -48,5 +49,5 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     torch.set_rng_state(state.pop("torch_rng"))
     if "cuda_rng" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state.pop("cuda_rng"))
+        torch.cuda.set_rng_state(state.pop("cuda_rng"))
     return state

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stlm_core.models.detector import Detector
 from stlm_core.settings import DistillConfig
+from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.losses import distillation_loss
 from stlm_core.training.optimisation import build_optimiser
 from stlm_core.training.pairs import TrainingPairs
@@ -26,19 +27,21 @@ class Distillation:
         validation: PseudoValidation,
         config: DistillConfig,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.module = detector.streams
         self.optimiser = build_optimiser(config.optimiser, [(detector.streams.parameters(), config.optimiser.lr)])
         self._detector, self._pairs, self._validation = detector, pairs, validation
-        self._config, self._device = config, device
+        self._config, self._device, self._ranks = config, device, ranks
 
     def train_mode(self) -> None:
         """Put the streams into training mode."""
         self._detector.train()
 
     def losses(self, step: int) -> dict[str, Tensor]:
-        """``total``: the distillation loss of the step's batch."""
-        batch = self._pairs.draw(self._config.seed, step, self._config.batch_size).to(self._device)
+        """``total``: the distillation loss of this rank's share of the step's batch."""
+        size = self._config.batch_size
+        batch = self._pairs.draw(self._config.seed, step, size, self._ranks.share(size)).to(self._device)
         features = self.module(self._detector.preprocess(batch.images))
         return {
             "total": distillation_loss(

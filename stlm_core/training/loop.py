@@ -20,6 +20,7 @@ from stlm_core.files import write_bytes_atomic
 from stlm_core.progress import progress
 from stlm_core.settings import TrainingConfig
 from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.optimisation import autocast_dtype, schedule_factor, set_learning_rate
 
 CURVE = "curve.csv"
@@ -58,13 +59,18 @@ class Outcome:
     best: dict[str, float]
 
 
-def run_loop(task: Task, label: str, settings: TrainingConfig, folder: Path, device: torch.device) -> Outcome:
+def run_loop(
+    task: Task, label: str, settings: TrainingConfig, folder: Path, device: torch.device, ranks: Ranks = ALONE
+) -> Outcome:
     """Train ``task`` in ``folder``, leave the best weights in its module and ``curve.csv`` in the folder.
 
     ``label`` names the training in the progress display and in errors. ``settings.batch_size`` and ``settings.seed``
     are the task's own affair. A checkpoint found in the folder is continued: on a CPU with the same thread count the
     final weights equal those of an undisturbed run bit by bit. CUDA kernels without a deterministic form are allowed
     and warned about.
+
+    With several ``ranks`` each of them calls this, with a task whose losses are means over its equal share of the
+    batch; all end with the same weights and outcome, and rank 0 writes.
 
     Raises:
         StlmError: the loss is no longer finite.
@@ -73,23 +79,26 @@ def run_loop(task: Task, label: str, settings: TrainingConfig, folder: Path, dev
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     state = _State()
     with _deterministic(device):
+        ranks.share_statistics(task.module)
         if (saved := load_checkpoint(folder)) is not None:
             state.restore(saved, task, scaler)
+        ranks.require_same(f"{folder / CHECKPOINT}: the step it continues from", state.step)
         with progress(label, settings.steps, start=state.step) as shown:
             while state.step < settings.steps:
-                losses = _train_step(task, label, settings, state.step, scaler, device, dtype)
+                losses = _train_step(task, label, settings, state.step, scaler, device, dtype, ranks)
                 state.step += 1
                 state.add(losses)
                 validates = state.step % settings.validate_every == 0 or state.step == settings.steps
                 if validates or state.step % max(1, settings.validate_every // _CURVE_POINTS_PER_VALIDATION) == 0:
-                    figures = task.validate() if validates else {}
+                    figures = ranks.from_main(task.validate) if validates else {}
                     state.record(settings, figures, task.module)
-                if state.step % settings.checkpoint_every == 0 and state.step < settings.steps:
+                if ranks.main and state.step % settings.checkpoint_every == 0 and state.step < settings.steps:
                     save_checkpoint(folder, state.dump(task, scaler))
                 shown.advance(1, f"loss {losses['total']:.4f}")
     task.module.load_state_dict(state.best_weights)
-    write_bytes_atomic(folder / CURVE, _as_csv(state.curve).encode())
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if ranks.main:
+        write_bytes_atomic(folder / CURVE, _as_csv(state.curve).encode())
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     return Outcome(state.best_step, state.best)
 
 
@@ -101,16 +110,18 @@ def _train_step(
     scaler: torch.amp.GradScaler,
     device: torch.device,
     dtype: torch.dtype | None,
+    ranks: Ranks,
 ) -> dict[str, float]:
     task.train_mode()
     set_learning_rate(task.optimiser, schedule_factor(settings.optimiser, step, settings.steps))
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         losses = task.losses(step)
-    values = {name: float(value.detach()) for name, value in losses.items()}
+    values = ranks.means(losses)
     if not math.isfinite(values["total"]):
         raise StlmError(f"{label}: the loss is no longer finite at step {step}; lower the learning rate")
     task.optimiser.zero_grad(set_to_none=True)
     scaler.scale(losses["total"]).backward()
+    ranks.average_gradients(task.optimiser)
     if settings.optimiser.clip_norm is not None:
         scaler.unscale_(task.optimiser)
         trained = (parameter for group in task.optimiser.param_groups for parameter in group["params"])

@@ -69,12 +69,16 @@ class TrainingPairs:
         total = sum(self._cache.read([view])[0].astype(np.float64).mean((-2, -1)) for view in views)
         return torch.from_numpy((total / len(views)).astype(np.float32))
 
-    def draw(self, seed: int, step: int, size: int) -> Batch:
-        """The batch of ``step``: images without replacement within an epoch, a random variant of each."""
+    def draw(self, seed: int, step: int, size: int, part: slice = slice(None)) -> Batch:
+        """The batch of ``step``: images without replacement within an epoch, a random variant of each.
+
+        Only the positions ``part`` of it are read and returned.
+        """
         rng = derive_rng("pairs", seed, step)
         chosen = np.array([int(rng.choice(self._by_image[image])) for image in self._images_of(seed, step, size)])
         anomalous = rng.random(size) < self._probability
-        return self._batch(np.where(anomalous, self._variant_view[chosen], self._clean_view[chosen]), chosen)
+        views = np.where(anomalous, self._variant_view[chosen], self._clean_view[chosen])
+        return self._batch(views[part], chosen[part])
 
     def _batch(self, views: Numbers, pairs: Numbers) -> Batch:
         """The batch that shows ``views`` against the clean counterparts of ``pairs``."""

@@ -91,6 +91,14 @@ def test_what_a_seed_draws_stays_what_it_was(folder):
     assert source.draw(7, 1, 6).images[:, 0, 0, 0].tolist() == shown[1]  # whatever was drawn before
 
 
+def test_parts_of_a_batch_are_its_positions(folder):
+    source = pairs(folder)
+    whole = source.draw(7, 1, 6)
+    parts = [source.draw(7, 1, 6, slice(start, start + 2)) for start in (0, 2, 4)]
+    for name in ("images", "masks", "observed", "clean"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
+
+
 @pytest.mark.parametrize(("probability", "low", "high"), [(1.0, 1.0, 1.0), (0.5, 0.4, 0.6), (0.1, 0.05, 0.17)])
 def test_the_share_of_anomalous_pairs_is_as_configured(folder, probability, low, high):
     masks = pairs(folder, probability=probability).draw(0, 0, 400).masks

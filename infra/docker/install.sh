@@ -1,0 +1,31 @@
+#!/bin/sh
+# Inside a builder stage: install one set of requirements, PyTorch, or the entry point of stlm into /opt/stlm.
+set -eu
+
+if [ -f /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi
+pip="/opt/stlm/bin/python -m pip install --quiet --no-compile --no-deps"
+
+case $1 in
+torch)
+	# A CPU build has no further packages; a CUDA build brings its libraries from the same index.
+	if ls "$TORCH_WHEELS"/torch-*.whl >/dev/null 2>&1; then
+		$pip --no-index --find-links "$TORCH_WHEELS" "$TORCH"
+	else
+		/opt/stlm/bin/python -m pip install --quiet --no-compile --index-url "$TORCH_INDEX" "$TORCH"
+	fi
+	;;
+stlm)
+	cat >/opt/stlm/bin/stlm <<-'END'
+		#!/opt/stlm/bin/python
+		from stlm_core.cli import main
+
+		main()
+	END
+	chmod 755 /opt/stlm/bin/stlm
+	shift
+	/opt/stlm/bin/python /build/precompile.py "$@"
+	;;
+*)
+	$pip --require-hashes -r "/build/requirements/$1.txt"
+	;;
+esac
