@@ -20,11 +20,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo repro test test-slow lint format lock ui clean
+.PHONY: help install demo repro test test-slow test-containers lint format lock images pipeline-local validate-infra ui clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv from requirements.lock (PYTHON=, TORCH_INDEX=)
 
@@ -58,6 +58,10 @@ test: install ## The fast tests
 test-slow: install ## The slow tests: real training, real data, DVC's decisions
 	$(BIN)/python -m pytest -m slow
 
+# SKIPPED when there is no container engine, or no root to install one: pytest says so.
+test-containers: install ## The pipeline in real containers; needs Docker and the images
+	$(BIN)/python -m pytest -m containers
+
 lint: install ## Style, types and import rules
 	ruff check .
 	ruff format --check .
@@ -70,12 +74,25 @@ format: install ## Rewrite the sources in the project's style
 
 # PyTorch is left out because its build depends on the machine; the constraint keeps the CUDA packages of its default
 # Linux build out too. Where the CPU build is not on the default index: UV_FIND_LINKS=FOLDER or TORCH_INDEX=URL.
-lock: ## Rewrite requirements.lock from pyproject.toml (needs uv)
+lock: ## Rewrite requirements.lock and those of the images (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv not found: see https://docs.astral.sh/uv" >&2; exit 2; }
 	echo '$(TORCH)+cpu' | uv pip compile pyproject.toml --extra train --extra workstation --extra pipelines --extra dev \
 		--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-package setuptools \
 		--no-emit-index-url --custom-compile-command "make lock" $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
 		--constraint /dev/stdin --output-file requirements.lock
+	cd infra/docker/requirements && for set in *.in; do uv pip compile --quiet $$set --python-version 3.11 --generate-hashes \
+		--no-emit-package torch --no-emit-index-url --no-header --constraint ../../../requirements.lock \
+		$(if $(TORCH_INDEX),--index $(TORCH_INDEX)) --output-file $${set%.in}.txt || exit; done
+
+# BASE_IMAGE=local makes the base from Debian's packages, where no registry of images can be reached.
+images: ## Build the container images (IMAGE_PREFIX=, BASE_IMAGE=, TORCH_WHEELS=, BUILD_CA=; infra/docker/build.sh)
+	infra/docker/build.sh
+
+pipeline-local: install images ## The compiled training pipeline in containers on this machine (LINE=sample)
+	$(BIN)/python -m pipelines local --line $(LINE)
+
+validate-infra: install ## Check the cluster's manifests and the compose file offline
+	$(BIN)/python -m pytest tests/contract -k "infra or compose"
 
 ui: install ## MLflow on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

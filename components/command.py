@@ -9,6 +9,7 @@ from kfp import dsl
 VERSION = "0.1.0"
 DATA_IMAGE = f"localhost/stlm-data:{VERSION}"
 TRAIN_IMAGE = f"localhost/stlm-train-cpu:{VERSION}"
+TRAIN_CUDA_IMAGE = f"localhost/stlm-train-cuda:{VERSION}"
 SERVE_IMAGE = f"localhost/stlm-serve:{VERSION}"
 LAUNCH_IMAGE = f"localhost/stlm-launch:{VERSION}"
 

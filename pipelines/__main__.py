@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,6 +66,53 @@ def submit_command(
     job = training_job(load_line(params, line), chosen_images(image or []), revision, force)
     kubeflow = _connect(endpoint, namespace)
     _follow(kubeflow, submit.submit(kubeflow, job, experiment, _say), wait)
+
+
+@app.command("compile")
+def compile_command(
+    image: Images = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default pipelines/compiled.")] = None,
+) -> None:
+    """Write every pipeline as IR YAML, which any backend of Kubeflow Pipelines 2 takes."""
+    from pipelines.compilation import COMPILED, write_compiled
+    from pipelines.jobs import chosen_images
+
+    folder = out or COMPILED
+    changed = write_compiled(chosen_images(image or []), folder)
+    _say(f"{folder}: {', '.join(path.name for path in changed) or 'nothing'} changed")
+
+
+@app.command("picture")
+def picture_command(
+    name: Annotated[str, typer.Argument(help="File in pipelines/compiled, without .yaml.")] = "training-cpu",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="SVG; default docs/images/training_dag.svg, NAME.svg.")
+    ] = None,
+) -> None:
+    """Draw a compiled pipeline: its tasks, images and groups, and what flows between them."""
+    from pipelines.picture import DRAWN, PICTURE, picture_of
+
+    path = out or (PICTURE if name == DRAWN else Path(f"{name}.svg"))
+    path.write_text(picture_of(name), encoding="utf-8")
+    _say(f"{path}: written")
+
+
+@app.command("local")
+def local_command(
+    line: Line,
+    force: Force = False,
+    state: Annotated[Path, typer.Option("--state", help="Services' settings, outputs, cache.")] = Path(".stlm/local"),
+    stop: Annotated[bool, typer.Option("--stop", help="Only stop the services; their data stay.")] = False,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Run the line's compiled training pipeline in containers on this machine."""
+    from pipelines.local import run_locally
+    from pipelines.local_services import stop_services
+
+    if stop:
+        stop_services(state.resolve())
+    else:
+        run_locally(params, line, state, force=force)
 
 
 @app.command("retrain-all")

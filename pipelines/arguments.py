@@ -34,7 +34,7 @@ def training_arguments(
 ) -> dict[str, Any]:
     """Arguments of the training pipeline.
 
-    ``digests``: what the images ``data``, ``train``, ``serve`` and ``launch`` hold, so that the orchestrator's cache
+    ``digests``: what the images hold, by their names in :class:`Images`, so that the orchestrator's cache
     notices new code behind an old name; see :func:`digests_of`.
     """
     sections = config.model_dump(mode="json", by_alias=True)
@@ -43,7 +43,8 @@ def training_arguments(
         "line": config.name,
         "profile": config.profile,
         **{section: as_parameter(sections[section]) for section in TRAINING_SECTIONS},
-        **{f"{image}_image": digests[image] for image in ("data", "train", "serve", "launch")},
+        **{f"{image}_image": digests[image] for image in ("data", "serve", "launch")},
+        "train_image": digests["train_cuda" if resources.gpus else "train"],
         "data_revision": data_revision,
         "force": force,
         "automatic": config.promote.automatic,

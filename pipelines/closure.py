@@ -1,7 +1,7 @@
 """A repair of compiled pipelines: parameters that only a task's resources use reach it through the groups around it.
 
-KFP's compiler (2.17) lets a task inside a condition, a loop or an exit handler refer to a pipeline parameter in its CPU,
-memory or accelerator, but does not pass the parameter into the group. Neither a backend nor kfp.local can then resolve it.
+KFP's compiler (2.17) lets a task inside a condition, a loop or an exit handler refer to a pipeline parameter in its
+CPU, memory or accelerator, but does not pass the parameter into the group: neither a backend nor kfp.local finds it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from kfp.components import load_component_from_text
 from pipelines.arguments import training_arguments, training_pipeline_name
 from pipelines.compilation import compile_pipeline
 from pipelines.local_runner import Containers, FailedContainer
-from pipelines.local_services import NETWORK, Services, docker_client, has_image, start_services
+from pipelines.local_services import Services, docker_client, has_image, start_services
 from pipelines.placement import USER, Images
 from stlm_core.config import LineConfig, load_line
 from stlm_core.errors import StlmError, UserError
@@ -45,7 +45,7 @@ class LocalRun:
         """
         config = load_line(self.params, line)
         client = docker_client()
-        missing = [image for image in vars(self.images).values() if not has_image(client, image)]
+        missing = [image for image in self._used().values() if not has_image(client, image)]
         if missing:
             raise UserError(f"{missing[0]}: no such image; run `make images`")
         self.state.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class LocalRun:
         local.init(
             runner=local.DockerRunner(
                 user=f"{user[0]}:{user[1]}",
-                network=NETWORK,
+                network=services.network,
                 environment={**services.for_containers(), "STLM_WEIGHTS": "/weights", "COLUMNS": "120"},
                 read_only=True,
                 cap_drop=["ALL"],
@@ -109,7 +109,10 @@ class LocalRun:
         )
 
     def _digests(self, client: docker.DockerClient) -> dict[str, str]:
-        return {name: str(client.images.get(image).id) for name, image in vars(self.images).items()}
+        return {name: str(client.images.get(image).id) for name, image in self._used().items()}
+
+    def _used(self) -> dict[str, str]:
+        return {name: image for name, image in vars(self.images).items() if name != "train_cuda"}
 
     def _memory(self, config: LineConfig) -> dict[str, int]:
         resources, images = config.resources, self.images

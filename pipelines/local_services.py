@@ -17,9 +17,8 @@ from docker.models.containers import Container
 
 from components.command import VERSION
 from stlm_core.errors import StlmError, UserError
+from stlm_core.files import sha256_bytes
 
-PROJECT = "stlm-local"
-NETWORK = f"{PROJECT}_default"
 _COMPOSE_FILE = Path(__file__).parents[1] / "infra" / "compose.yaml"
 _WAIT_SECONDS = 240
 _SERVERS = ("postgres", "seaweedfs", "mlflow")
@@ -29,11 +28,20 @@ _OWN = {"STLM_POSTGRES_IMAGE": "postgres", "STLM_SEAWEEDFS_IMAGE": "seaweedfs", 
 
 @dataclass(frozen=True)
 class Services:
-    """Addresses on this machine, and what containers and programs need to reach them."""
+    """Addresses on this machine, and what containers and programs need to reach them.
 
+    ``project``: what Compose calls them together; a state folder has services and data of its own.
+    """
+
+    project: str
     mlflow: str
     store: str
     credentials: Mapping[str, str]
+
+    @property
+    def network(self) -> str:
+        """The network in which containers reach the services by their names."""
+        return f"{self.project}_default"
 
     def for_containers(self) -> dict[str, str]:
         """Environment of a step's container in the services' network."""
@@ -48,7 +56,7 @@ class Services:
         return {"MLFLOW_TRACKING_URI": self.mlflow, "AWS_ENDPOINT_URL": self.store, **self._common()}
 
     def _common(self) -> dict[str, str]:
-        return {"AWS_REGION": "us-east-1", "STLM_DATA_URL": "s3://stlm/lines", **self.credentials}
+        return {"AWS_DEFAULT_REGION": "us-east-1", "STLM_DATA_URL": "s3://stlm/lines", **self.credentials}
 
 
 def start_services(state: Path) -> Services:
@@ -62,16 +70,23 @@ def start_services(state: Path) -> Services:
     settings = _settings(state / "services.env", client)
     _compose(state, "up", "--detach", "--no-build")
     deadline = time.monotonic() + _WAIT_SECONDS
-    while waiting := _unhealthy(client):
+    project = project_name(state)
+    while waiting := _unhealthy(client, project):
         if time.monotonic() > deadline or any(container.attrs["RestartCount"] for container in waiting):
             told = "\n".join(f"{container.name}: {_last_line(container)}" for container in waiting)
             raise StlmError(f"the services do not come up:\n{told}")
         time.sleep(1)
     return Services(
+        project=project,
         mlflow=f"http://127.0.0.1:{settings['STLM_MLFLOW_PORT']}",
         store=f"http://127.0.0.1:{settings['STLM_S3_PORT']}",
         credentials={name: settings[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
     )
+
+
+def project_name(state: Path) -> str:
+    """What Compose calls the services of a state folder."""
+    return f"stlm-{sha256_bytes(str(state.resolve()).encode())[:8]}"
 
 
 def stop_services(state: Path, *, forget: bool = False) -> None:
@@ -132,7 +147,7 @@ def _settings(path: Path, client: docker.DockerClient) -> dict[str, str]:
 
 
 def _compose(state: Path, *arguments: str) -> None:
-    command = [*_compose_command(), "--project-name", PROJECT, "--file", str(_COMPOSE_FILE)]
+    command = [*_compose_command(), "--project-name", project_name(state), "--file", str(_COMPOSE_FILE)]
     done = subprocess.run(
         [*command, "--env-file", str(state / "services.env"), *arguments], capture_output=True, text=True, check=False
     )
@@ -152,8 +167,8 @@ def _compose_command() -> list[str]:
     raise UserError("Docker Compose not found: install the plugin `docker compose`, or docker-compose 1.29")
 
 
-def _unhealthy(client: docker.DockerClient) -> list[Container]:
-    listed = client.containers.list(all=True, filters={"label": f"com.docker.compose.project={PROJECT}"})
+def _unhealthy(client: docker.DockerClient, project: str) -> list[Container]:
+    listed = client.containers.list(all=True, filters={"label": f"com.docker.compose.project={project}"})
     return [
         container
         for container in listed

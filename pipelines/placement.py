@@ -11,7 +11,13 @@ from kfp.dsl import PipelineTask
 from components import command
 
 USER = 10001  # of the images
-CONFIG = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION", "STLM_DATA_URL")
+# Keys of the ConfigMap, and the variables they become: boto3 reads the region from AWS_DEFAULT_REGION only.
+CONFIG = {
+    "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI",
+    "AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL",
+    "AWS_REGION": "AWS_DEFAULT_REGION",
+    "STLM_DATA_URL": "STLM_DATA_URL",
+}
 STORE_SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 MLFLOW_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
@@ -22,6 +28,7 @@ class Images:
 
     data: str = command.DATA_IMAGE
     train: str = command.TRAIN_IMAGE
+    train_cuda: str = command.TRAIN_CUDA_IMAGE
     serve: str = command.SERVE_IMAGE
     launch: str = command.LAUNCH_IMAGE
 
@@ -41,7 +48,7 @@ def place(task: PipelineTask, title: str, image: str, cpu: Any, memory: Any) -> 
 
 def with_storage(task: PipelineTask) -> PipelineTask:
     """Addresses and credentials of the registry and the object store, and patience with their outages."""
-    kubernetes.use_config_map_as_env(task, "stlm-config", {name: name for name in CONFIG})
+    kubernetes.use_config_map_as_env(task, "stlm-config", CONFIG)
     kubernetes.use_secret_as_env(task, "stlm-s3", {name: name for name in STORE_SECRET})
     kubernetes.use_secret_as_env(task, "stlm-mlflow", {name: name for name in MLFLOW_SECRET}, optional=True)
     return task.set_retry(num_retries=2, backoff_duration="20s", backoff_factor=2, backoff_max_duration="300s")
@@ -54,8 +61,9 @@ def with_weights(task: PipelineTask) -> PipelineTask:
 
 
 def with_gpus(task: PipelineTask, count: Any, kind: Any) -> PipelineTask:
-    """``count`` GPUs of a node whose taint keeps other pods away."""
+    """``count`` GPUs of a node whose taint keeps other pods away, and shared memory for the processes that use them."""
     task.set_accelerator_type(kind).set_accelerator_limit(count)
+    kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="1Gi")
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
     return task
 

@@ -24,6 +24,7 @@ def retrain_all_pipeline(launch_image: str) -> BaseComponent:
             started = start_run(job=job, request=dsl.PIPELINE_JOB_ID_PLACEHOLDER, experiment=experiment)
             never_cached(place(started, "Start the run", launch_image, "100m", "512Mi"))
             kubernetes.use_config_map_as_env(started, "stlm-config", {key: key for key in KFP_CONFIG}, optional=True)
+            kubernetes.add_pod_label(started, "access-ml-pipeline", "true")  # the token, infra/kustomize
             started.set_retry(num_retries=3, backoff_duration="20s", backoff_factor=2, backoff_max_duration="300s")
 
     return retrain_all

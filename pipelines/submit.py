@@ -17,6 +17,7 @@ from pipelines.connection import Unavailable
 from stlm_core.errors import StlmError, UserError
 
 SERVICE_ACCOUNT = "stlm-pipeline"
+LAUNCH_ACCOUNT = "stlm-launch"  # may start runs
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 # Seconds without an answer after which following a run is given up; the run itself goes on.
 PATIENCE = 600.0
@@ -66,9 +67,8 @@ def submit(kubeflow: Kubeflow, job: Job, experiment: str, say: Callable[[str], N
     """Upload the job's pipeline where the server lacks it, and start a run."""
     reference, uploaded = kubeflow.publish(job.pipeline, job.ir)
     say(f"{job.pipeline}: {'uploaded as a new version' if uploaded else 'unchanged'}")
-    return kubeflow.start(
-        run_name(job.line), reference, job.arguments, kubeflow.experiment(experiment), SERVICE_ACCOUNT
-    )
+    account = LAUNCH_ACCOUNT if job.pipeline.endswith("retrain-all") else SERVICE_ACCOUNT
+    return kubeflow.start(run_name(job.line), reference, job.arguments, kubeflow.experiment(experiment), account)
 
 
 def start(kubeflow: Kubeflow, job: dict[str, Any], request: str, experiment: str) -> Any:

@@ -69,7 +69,7 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
             return place(task, title, images.data, data_cpu, data_memory)
 
         def on_train(task: PipelineTask, title: str) -> PipelineTask:
-            placed = place(task, title, images.train, train_cpu, train_memory)
+            placed = place(task, title, images.train_cuda if gpu else images.train, train_cpu, train_memory)
             return with_gpus(placed, gpus, gpu_type) if gpu else placed
 
         def on_serve(task: PipelineTask, title: str) -> PipelineTask:
@@ -112,6 +112,7 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                             line=line,
                             data_revision=revision,
                             champion=fresh.outputs["champion"],
+                            data=data,
                             launch_image=launch_image,
                         ),
                         "Fetch the images",

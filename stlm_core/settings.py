@@ -270,8 +270,7 @@ class ResourcesConfig(Section):
 class ScheduleConfig(Section):
     """When a cluster retrains the line.
 
-    ``cron``: five fields, or six with the seconds first; null for never. ``timezone``: an IANA name. ``enabled: false``
-    keeps the schedule and pauses it.
+    ``cron``: five fields, or six with the seconds first; null for never. ``enabled: false`` pauses the schedule.
     """
 
     cron: str | None = None

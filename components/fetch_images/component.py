@@ -10,6 +10,7 @@ def fetch_images(
     line: str,
     data_revision: str,
     champion: str,
+    data: dict,
     launch_image: str,
     images: dsl.Output[dsl.Dataset],
 ) -> dsl.ContainerSpec:

@@ -6,6 +6,7 @@ an artifact named as in :data:`ARTIFACTS` is the folder of that step, and ``imag
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stlm_core.config import SECTIONS, LineConfig, as_parameter, line_from_sections
-from stlm_core.errors import UserError
+from stlm_core.errors import StlmError, UserError
 from stlm_core.files import read_json_object
 from stlm_core.steps.executor import OutputArtifact, Task, read_task
 from stlm_core.steps.packed_images import unpack_images
@@ -53,7 +54,7 @@ def open_task(line: str, executor_input: str) -> Iterator[tuple[Task, LineConfig
     task = read_task(executor_input)
     root = Path(tempfile.mkdtemp(prefix="stlm-"))
     try:
-        config = line_from_sections(line, {name: task.parameters.get(name) for name in (*SECTIONS, "profile")}, root)
+        config = _config(line, task, root)
         if "images" in task.artifacts:
             unpack_images(task.artifact("images"), root)
         given = {name: paths[0] for name, paths in task.artifacts.items() if paths}
@@ -64,6 +65,17 @@ def open_task(line: str, executor_input: str) -> Iterator[tuple[Task, LineConfig
         shutil.rmtree(root, ignore_errors=True)
 
 
+def _config(line: str, task: Task, root: Path) -> LineConfig:
+    sections = {name: task.parameters.get(name) for name in (*SECTIONS, "profile")}
+    for name in SECTIONS:
+        if not isinstance(sections[name], Mapping | None):
+            raise UserError(f"--executor-input: parameter `{name}` is not a mapping of settings")
+    try:
+        return line_from_sections(line, sections, root)
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"--executor-input: `null` of a section does not list settings of it: {error}") from None
+
+
 def run_in_container(name: str, line: str, executor_input: str) -> str:
     """Run the task ``name`` (one of :data:`TASKS`) on what ``executor_input`` names, and describe its outputs to KFP.
 
@@ -72,12 +84,16 @@ def run_in_container(name: str, line: str, executor_input: str) -> str:
 
     Raises:
         UserError: see :func:`open_task` and the step; or no task has that name.
+        StlmError: a folder cannot be read or written.
     """
     if name not in TASKS:
         raise UserError(f"no task `{name}`; there are {', '.join(TASKS)}")
-    with open_task(line, executor_input) as (task, config, workspace):
-        summary, parameters = TASKS[name](task, config, workspace)
-        task.finish(parameters)
+    try:
+        with open_task(line, executor_input) as (task, config, workspace):
+            summary, parameters = TASKS[name](task, config, workspace)
+            task.finish(parameters)
+    except OSError as error:
+        raise StlmError(f"{error.filename or name}: {error.strerror or error}") from error
     return summary
 
 
@@ -85,7 +101,8 @@ def _step(name: str) -> Run:
     """A step that needs nothing but settings and folders."""
 
     def run(task: Task, config: LineConfig, workspace: Workspace) -> Done:
-        result = run_one(name, config, workspace, processes=int(task.parameters.get("gpus", 1)))
+        processes = task.number("gpus") if "gpus" in task.parameters else 1
+        result = run_one(name, config, workspace, processes=processes)
         for artifact, file in _SHOWN.get(name, {}).items():
             if artifact in task.outputs:
                 _show(task.outputs[artifact], result.folder / file)
@@ -99,22 +116,25 @@ def _show(output: OutputArtifact, source: Path) -> None:
     output.path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, output.path)
     if source.suffix == ".json":
-        numbers = read_json_object(source, "run the step that makes it again").items()
-        output.metadata.update({key: value for key, value in numbers if isinstance(value, int | float)})
+        measured = read_json_object(source, "run the step that makes it again").items()
+        numbers = {key: value for key, value in measured if isinstance(value, int | float) and math.isfinite(value)}
+        output.metadata.update(numbers)
 
 
 def _cache_teacher_shard(task: Task, config: LineConfig, workspace: Workspace) -> Done:
     from stlm_core.steps.cache_teacher import cache_teacher_shard
 
     shards = task.need("shards")
-    result = cache_teacher_shard(config, workspace, int(task.need("shard")), len(shards), task.outputs["part"].path)
+    if not isinstance(shards, list):
+        raise UserError("--executor-input: parameter `shards` is not a list")
+    result = cache_teacher_shard(config, workspace, task.number("shard"), len(shards), task.output("part").path)
     return result.summary, {}
 
 
 def _cache_teacher(task: Task, config: LineConfig, workspace: Workspace) -> Done:
     from stlm_core.steps.cache_teacher import merge_shards
 
-    return merge_shards(config, workspace, task.artifacts["parts"]).summary, {}
+    return merge_shards(config, workspace, task.artifacts.get("parts", ())).summary, {}
 
 
 def _register(task: Task, config: LineConfig, workspace: Workspace) -> Done:
@@ -135,14 +155,15 @@ def _promote(task: Task, config: LineConfig, workspace: Workspace) -> Done:
     if "decision" in task.outputs:
         path = task.outputs["decision"].path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([f"# {summary}", "", *(f"- {reason}" for reason in result.reasons), ""]))
+        lines = [f"# {summary}", "", *(f"- {reason}" for reason in result.reasons), ""]
+        path.write_text("\n".join(lines), encoding="utf-8")
     return summary, {"outcome": result.outcome}
 
 
 def _check_freshness(task: Task, config: LineConfig, workspace: Workspace) -> Done:
     from stlm_core.steps.freshness import check_freshness
 
-    found = check_freshness(config, revision=str(task.need("data_revision")), force=bool(task.need("force")))
+    found = check_freshness(config, revision=str(task.need("data_revision")), force=task.flag("force"))
     parameters = {
         "stale": found.stale,
         "reason": found.reason,
@@ -158,7 +179,7 @@ def _fetch_images(task: Task, config: LineConfig, workspace: Workspace) -> Done:
 
     fetched = fetch_images(
         config.name,
-        task.outputs["images"].path,
+        task.output("images").path,
         revision=str(task.need("data_revision")),
         champion=str(task.need("champion")),
     )
@@ -169,12 +190,16 @@ def _record_outcome(task: Task, config: LineConfig, workspace: Workspace) -> Don
     from stlm_core.steps.outcome import RunOutcome, record_outcome
 
     status = task.need("status")
+    if not isinstance(status, dict):
+        raise UserError("--executor-input: parameter `status` is not the final status of a task")
+    error = status.get("error")
     outcome = RunOutcome(
         run_name=str(task.need("run_name")),
         run_id=str(task.need("run_id")),
         state=str(status.get("state", "")),
-        message=str(status.get("error", {}).get("message", "")),
-        failed_task=str(status.get("pipelineTaskName", "")),
+        message=str(error.get("message", "")) if isinstance(error, dict) else "",
+        # A cluster says pipelineTaskName, kfp.local pipeline_task_name.
+        failed_task=str(status.get("pipelineTaskName") or status.get("pipeline_task_name") or ""),
     )
     recorded = record_outcome(config.name, outcome, config.root, config.register_.experiment)
     return f"run {outcome.run_name} of line {config.name}: {recorded.status}", {}

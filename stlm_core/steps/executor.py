@@ -1,12 +1,13 @@
 """What Kubeflow Pipelines hands to a container and takes back: the executor input and output of KFP v2.
 
-The input is one JSON text, ``inputs.parameterValues``, ``inputs.artifacts`` and ``outputs``; the output is a JSON file at
-``outputs.outputFile``. Both are messages of KFP's ``pipeline_spec.proto`` (ExecutorInput, ExecutorOutput).
+The input is one JSON text with ``inputs.parameterValues``, ``inputs.artifacts`` and ``outputs``; the output is a JSON
+file at ``outputs.outputFile``. Both are messages of KFP's ``pipeline_spec.proto`` (ExecutorInput, ExecutorOutput).
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from stlm_core.errors import UserError
 from stlm_core.files import write_json_atomic
 
 # Where KFP's launcher mounts the object stores.
-_MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/", "oci://": "/oci/"}
+_MOUNTS = {"gs": "/gcs/", "s3": "/s3/", "minio": "/minio/"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,38 @@ class Task:
         if name not in self.parameters:
             raise UserError(f"--executor-input: no parameter `{name}`; the component needs it in its signature")
         return self.parameters[name]
+
+    def number(self, name: str) -> int:
+        """A whole number among the input parameters; KFP's structs hold 2 as 2.0.
+
+        Raises:
+            UserError: the component has none of that name, or it is something else.
+        """
+        value = self.need(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+            raise UserError(f"--executor-input: parameter `{name}` is no whole number")
+        return int(value)
+
+    def flag(self, name: str) -> bool:
+        """A yes or no among the input parameters.
+
+        Raises:
+            UserError: the component has none of that name, or it is something else.
+        """
+        value = self.need(name)
+        if not isinstance(value, bool):
+            raise UserError(f"--executor-input: parameter `{name}` is neither true nor false")
+        return value
+
+    def output(self, name: str) -> OutputArtifact:
+        """An output artifact.
+
+        Raises:
+            UserError: the component has none of that name.
+        """
+        if name not in self.outputs:
+            raise UserError(f"--executor-input: no output artifact `{name}`; the component needs it in its signature")
+        return self.outputs[name]
 
     def artifact(self, name: str) -> Path:
         """The path of an input artifact.
@@ -94,8 +127,10 @@ def read_task(text: str) -> Task:
                 for name, listed in inputs.get("artifacts", {}).items()
             },
             outputs={name: _output(listed["artifacts"][0]) for name, listed in outputs.get("artifacts", {}).items()},
-            parameter_files={name: Path(value["outputFile"]) for name, value in outputs.get("parameters", {}).items()},
-            output_file=Path(outputs["outputFile"]),
+            parameter_files={
+                name: _local(value["outputFile"]) for name, value in outputs.get("parameters", {}).items()
+            },
+            output_file=_local(outputs["outputFile"]),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -109,9 +144,18 @@ def _output(artifact: Mapping[str, Any]) -> OutputArtifact:
 
 def _path(artifact: Mapping[str, Any]) -> Path:
     if custom := artifact.get("customPath"):
-        return Path(custom)
-    uri = str(artifact["uri"])
-    for scheme, mount in _MOUNTS.items():
-        if uri.startswith(scheme):
-            return Path(mount + uri.removeprefix(scheme))
-    return Path(uri)
+        return _local(custom)
+    uri = artifact["uri"]
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return _local(uri)
+    if scheme not in _MOUNTS:
+        raise ValueError(f"{uri!r} is in no store that is mounted")
+    return _local(_MOUNTS[scheme] + rest)
+
+
+def _local(path: str) -> Path:
+    """``path`` as a path, if a file can have it."""
+    if not path or b"\0" in os.fsencode(path):
+        raise ValueError(f"{path!r} is not a path")
+    return Path(path)

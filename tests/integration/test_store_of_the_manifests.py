@@ -66,7 +66,7 @@ def make_buckets(repository: Path, address: str, secret: str = SECRET) -> subpro
     environment = {
         "PATH": os.environ["PATH"],
         "AWS_ENDPOINT_URL": address,
-        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_EC2_METADATA_DISABLED": "true",
