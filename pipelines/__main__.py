@@ -86,7 +86,7 @@ def compile_command(
 def picture_command(
     name: Annotated[str, typer.Argument(help="File in pipelines/compiled, without .yaml.")] = "training-cpu",
     out: Annotated[
-        Path | None, typer.Option("--out", help="SVG; default docs/images/training_dag.svg, NAME.svg.")
+        Path | None, typer.Option("--out", help="Default docs/images/training_dag.svg; of others NAME.svg.")
     ] = None,
 ) -> None:
     """Draw a compiled pipeline: its tasks, images and groups, and what flows between them."""
@@ -103,6 +103,7 @@ def local_command(
     force: Force = False,
     state: Annotated[Path, typer.Option("--state", help="Services' settings, outputs, cache.")] = Path(".stlm/local"),
     stop: Annotated[bool, typer.Option("--stop", help="Only stop the services; their data stay.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="With --stop: remove the services' data too.")] = False,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Run the line's compiled training pipeline in containers on this machine."""
@@ -110,7 +111,7 @@ def local_command(
     from pipelines.local_services import stop_services
 
     if stop:
-        stop_services(state.resolve())
+        stop_services(state.resolve(), forget=forget)
     else:
         run_locally(params, line, state, force=force)
 
@@ -137,6 +138,28 @@ def retrain_all_command(
     for name, ir in {job.pipeline: job.ir for job in jobs}.items():
         kubeflow.publish(name, ir)
     _follow(kubeflow, submit.submit(kubeflow, retrain_all_job(jobs, images, experiment), experiment, _say), wait)
+
+
+@app.command("promote")
+def promote_command(
+    line: Line,
+    by: Annotated[str, typer.Option("--by", help="Who decides; by default the run of the pipeline.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the version.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run; exit code 1 when it fails.")] = False,
+    endpoint: Address = None,
+    namespace: Namespace = "stlm",
+    experiment: Experiment = "stlm",
+    image: Images = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Judge the line's challenger in the cluster, and put it in service if it passes the gate."""
+    from pipelines import submit
+    from pipelines.jobs import chosen_images, promotion_job
+    from stlm_core.config import load_line
+
+    job = promotion_job(load_line(params, line), chosen_images(image or []), by, reason)
+    kubeflow = _connect(endpoint, namespace)
+    _follow(kubeflow, submit.submit(kubeflow, job, experiment, _say), wait)
 
 
 @app.command("start", hidden=True)

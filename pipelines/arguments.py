@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.placement import Images
 from stlm_core.config import LineConfig, as_parameter
+from stlm_core.steps.contract import code_version
 
 # Sections that are parameters of the training pipeline; `data` comes with the published version of the images.
 TRAINING_SECTIONS = (
@@ -48,7 +49,7 @@ def training_arguments(
         "data_revision": data_revision,
         "force": force,
         "automatic": config.promote.automatic,
-        "shards": list(range(resources.shards)),
+        "shards": [{"index": index, "count": resources.shards} for index in range(resources.shards)],
         "data_cpu": resources.data.cpu,
         "data_memory": resources.data.memory,
         "train_cpu": resources.train.cpu,
@@ -74,5 +75,11 @@ def promotion_arguments(config: LineConfig, by: str, reason: str = "") -> dict[s
 
 
 def digests_of(images: Images) -> dict[str, str]:
-    """What stands for the content of the images: the digest of a reference that has one, else the reference."""
-    return {name: reference.rpartition("@")[2] for name, reference in vars(images).items()}
+    """What stands for the content of the images: the digest of a reference that has one.
+
+    A tag says nothing of what is behind it, so it is told apart by the code of this checkout, which it should hold.
+    """
+    return {
+        name: reference.rpartition("@")[2] if "@" in reference else f"{reference} {code_version()}"
+        for name, reference in vars(images).items()
+    }

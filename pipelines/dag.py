@@ -123,7 +123,8 @@ class _Reader:
         }
 
     def _component(self, task: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.spec["components"][task["componentRef"]["name"]]
+        component: Mapping[str, Any] = self.spec["components"][task["componentRef"]["name"]]
+        return component
 
     def _task(self, name: str, task: Mapping[str, Any], component: Mapping[str, Any], groups: tuple[str, ...]) -> Task:
         executor = self.spec["deploymentSpec"]["executors"][component["executorLabel"]]
@@ -147,9 +148,7 @@ class _Reader:
         if items := _deciding(task):
             limit = task.get("iteratorPolicy", {}).get("parallelismLimit")
             most = f"at most {limit} at once" if limit else "side by side"
-            return Group(
-                name, title, "loop", f"once for each of {self._plain(min(items), task, scope)}, {most}", members
-            )
+            return Group(name, title, "loop", f"for each of {self._plain(min(items), task, scope)}, {most}", members)
         for after in scope.dag["tasks"].values():
             always = after.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
             if always and name in after.get("dependentTasks", []):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.api import version_name
-from pipelines.arguments import digests_of, training_arguments, training_pipeline_name
+from pipelines.arguments import digests_of, promotion_arguments, training_arguments, training_pipeline_name
 from pipelines.compilation import compile_pipeline
 from pipelines.cron import parse
 from pipelines.placement import Images
@@ -26,6 +26,12 @@ def training_job(config: LineConfig, images: Images, data_revision: str = "lates
         compile_pipeline(name, images),
         training_arguments(config, digests_of(images), data_revision, force),
     )
+
+
+def promotion_job(config: LineConfig, images: Images, by: str = "", reason: str = "") -> Job:
+    """The judgement of the line's challenger."""
+    ir = compile_pipeline("promotion", images)
+    return Job(config.name, "stlm-promotion", ir, promotion_arguments(config, by, reason))
 
 
 def retrain_all_job(jobs: list[Job], images: Images, experiment: str) -> Job:

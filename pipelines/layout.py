@@ -15,13 +15,13 @@ from pipelines.lanes import Lane, Line, ends, place_lines
 
 MARGIN = 18
 BOX_HEIGHT = 54  # at least; more where many lines end
-PORT = 18  # between two ends at a box's side
+PORT = 20  # between two ends at a box's side
 GAP = 36  # between rows
 HEAD, FOOT, PAD = 42, 12, 14  # of a frame: above, below, beside what is in it
 LANE = 20  # between two lanes
 TITLE, SMALL = 15, 11.5  # sizes of type
 PILL_GAP = 6
-NEXT, GATE = 0.5, 0.76  # where lines to the next box, and those to a group's frame, leave a box
+NEXT, GATE = 0.5, 0.9  # where lines to the next box, and those to a group's frame, leave a box
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ class Wire:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything of the picture but its heading; its upper left corner is (0, 0)."""
+    """Everything of the picture but its heading; its upper left corner is (0, 0). Lanes are left of ``clear``."""
 
     width: float
     height: float
     boxes: dict[str, Box]
     frames: dict[str, Box]
+    clear: float
     drops: tuple[Drop, ...]
     wires: tuple[Wire, ...]
 
@@ -128,48 +129,29 @@ class _Layout:
         self.straight = {flow for flow in dag.flows if self._is_straight(flow)}
         self.lines = self._lines()
         self.lanes = place_lines(list(self.lines))
-
-    def geometry(self) -> Geometry:
-        narrow = {group.name: self._depth(group) for group in self.dag.groups if not self._is_wide(group)}
-        aside = PAD * max(narrow.values(), default=0)
-        gutter = max((text_width(line.name, SMALL) for line in self.lines), default=0) + 16
-        lanes = [
+        self.narrow = {group.name for group in dag.groups if not self._is_wide(group)}
+        # From the boxes outwards: narrow frames, the lines' labels, lanes, the other frames.
+        depths = {group.name: self._depth(group) for group in dag.groups}
+        deepest = max((depths[name] for name in self.narrow), default=0)
+        labels = max((text_width(line.name, SMALL) for line in self.lines), default=0) + 16
+        self.first_lane = PAD * deepest + labels
+        counts = [
             1 + max((lane.index for lane in self.lanes.values() if lane.side == side), default=-1) for side in (0, 1)
         ]
-        beside = [aside + (gutter + LANE * count if count else 0) for count in lanes]
-        around = PAD * (
-            max((self._depth(group) for group in self.dag.groups), default=0) - max(narrow.values(), default=0)
-        )
-        left, width = MARGIN + around + beside[0], self._box_width(narrow)
-        boxes, tops, bottoms, height = self._stack(left, width)
+        beside = [self.first_lane + LANE * count if count else PAD * deepest for count in counts]
+        around = MARGIN + PAD * (max(depths.values(), default=0) - deepest)
+        self.left, self.box_width = around + beside[0], self._box_width()
+        self.width = self.left + self.box_width + beside[1] + around
+        self.clear = self.left - self.first_lane + PILL_GAP if counts[0] else 0.0
 
-        def lane_x(lane: Lane) -> float:
-            away = aside + gutter + LANE * lane.index
-            return left - away if lane.side == 0 else left + width + away
-
-        frames: dict[str, Box] = {}
-        for group in reversed(self.dag.groups):
-            low, high = self.spans[group.name]
-            inside = [boxes[name] for name in group.tasks] + [
-                frames[name] for name in self._inner(group) if name in frames
-            ]
-            edges = [edge for box in inside for edge in (box.x, box.right)]
-            if group.name not in narrow:
-                edges += [lane_x(lane) for line, lane in self.lanes.items() if line.source < high and line.last > low]
-            x, right = min(edges) - PAD, max(edges) + PAD
-            frames[group.name] = Box(x, tops[group.name], right - x, bottoms[group.name] - tops[group.name])
-        frames = {group.name: frames[group.name] for group in self.dag.groups}
-        return Geometry(
-            left + width + beside[1] + around + MARGIN,
-            height,
-            boxes,
-            frames,
-            tuple(self._drops(boxes, frames)),
-            tuple(self._wire(line, lane_x(lane), boxes, frames, set(narrow)) for line, lane in self.lanes.items()),
-        )
+    def geometry(self) -> Geometry:
+        boxes, edges, height = self._stack()
+        frames = self._frames(boxes, edges)
+        wires = tuple(self._wire(line, boxes, frames) for line in self.lanes)
+        return Geometry(self.width, height, boxes, frames, self.clear, tuple(self._drops(boxes, frames)), wires)
 
     def _in_order(self, flows: tuple[Flow, ...]) -> list[Flow]:
-        return sorted(flows, key=lambda flow: (self._ends(flow), flow.label))
+        return sorted(flows, key=lambda flow: (self._ends(flow), flow.label, flow))
 
     def _ends(self, flow: Flow) -> tuple[int, int]:
         """Rows of a flow's ends: the last row of a group it comes from, the first row of one it goes to."""
@@ -206,7 +188,11 @@ class _Layout:
         inner = set(self._inner(group))
         return 1 + max((self._depth(other) for other in self.dag.groups if other.name in inner), default=0)
 
-    def _box_width(self, narrow: dict[str, int]) -> float:
+    def _lane_x(self, lane: Lane) -> float:
+        away = self.first_lane + LANE * lane.index
+        return self.left - away if lane.side == 0 else self.left + self.box_width + away
+
+    def _box_width(self) -> float:
         """Enough for a task's texts, and for a narrow frame's beside the line that comes straight down."""
         widths = [300.0]
         for task in self.dag.tasks:
@@ -214,49 +200,62 @@ class _Layout:
             below = sum(pill_width(text) + PILL_GAP for text in pills(task))
             widths.append(text_width(task.image, SMALL) + below + 50)
         for group in self.dag.groups:
-            if group.name in narrow:
+            if group.name in self.narrow:
                 widths.append(2 * (max(text_width(group.title, SMALL + 1), text_width(group.detail, SMALL)) + 8))
         return max(widths)
 
-    def _stack(self, left: float, width: float) -> tuple[dict[str, Box], dict[str, float], dict[str, float], float]:
+    def _stack(self) -> tuple[dict[str, Box], dict[str, tuple[float, float]], float]:
         """Boxes from top to bottom; the frames' upper and lower edges; the height of it all."""
         boxes: dict[str, Box] = {}
-        tops: dict[str, float] = {}
-        bottoms: dict[str, float] = {}
+        edges: dict[str, tuple[float, float]] = {}
         y = 0.0
         for row, task in enumerate(self.dag.tasks):
             for group in self.dag.groups:
                 if self.spans[group.name][0] == row:
-                    tops[group.name] = y
+                    edges[group.name] = (y, y)
                     y += HEAD
             crowd = max(len(ends(row, side, self.lanes)) for side in (0, 1))
-            height = max(BOX_HEIGHT, PORT * crowd + 8)
-            boxes[task.name] = Box(left, y, width, height)
-            y += height
+            boxes[task.name] = Box(self.left, y, self.box_width, max(BOX_HEIGHT, PORT * crowd + 8))
+            y = boxes[task.name].bottom
             for group in reversed(self.dag.groups):
                 if self.spans[group.name][1] == row:
                     y += FOOT
-                    bottoms[group.name] = y
+                    edges[group.name] = (edges[group.name][0], y)
             y += GAP
-        return boxes, tops, bottoms, y - GAP + MARGIN
+        return boxes, edges, y - GAP + MARGIN
+
+    def _frames(self, boxes: dict[str, Box], edges: dict[str, tuple[float, float]]) -> dict[str, Box]:
+        """Around the tasks, the frames inside, and in a wide frame the lanes at its rows."""
+        frames: dict[str, Box] = {}
+        for group in reversed(self.dag.groups):
+            inside = [boxes[name] for name in group.tasks] + [frames[name] for name in self._inner(group)]
+            sides = [side for box in inside for side in (box.x, box.right)]
+            if group.name not in self.narrow:
+                low, high = self.spans[group.name]
+                met = [lane for line, lane in self.lanes.items() if line.source < high and line.last > low]
+                sides += [self._lane_x(lane) for lane in met]
+            left, right = min(sides) - PAD, max(sides) + PAD
+            top, bottom = edges[group.name]
+            frames[group.name] = Box(left, top, right - left, bottom - top)
+        return frames
 
     def _drops(self, boxes: dict[str, Box], frames: dict[str, Box]) -> list[Drop]:
         together: dict[tuple[str, str], list[Flow]] = defaultdict(list)
         for flow in self._in_order(tuple(self.straight)):
             together[flow.source, flow.target].append(flow)
-        column = next(iter(boxes.values()))
         drops = []
         for (source, target), flows in together.items():
+            label = ", ".join(flow.label for flow in flows)
             kind = min((flow.kind for flow in flows), key=["artifact", "parameter", "order"].index)
             row = self._ends(flows[0])[0]
             closed = [frames[name].bottom for name, span in self.spans.items() if span[1] == row]
             free = max(closed, default=boxes[self.dag.tasks[row].name].bottom)
             drops.append(
                 Drop(
-                    ", ".join(flow.label for flow in flows),
+                    label,
                     kind,
                     self.colours.get((source, flows[0].label)) if len(flows) == 1 else None,
-                    column.x + column.width * (GATE if target in frames else NEXT),
+                    self.left + self.box_width * (GATE if target in frames else NEXT),
                     (frames.get(source) or boxes[source]).bottom,
                     (frames.get(target) or boxes[target]).y,
                     free + GAP / 2,
@@ -264,7 +263,7 @@ class _Layout:
             )
         return drops
 
-    def _wire(self, line: Line, x: float, boxes: dict[str, Box], frames: dict[str, Box], narrow: set[str]) -> Wire:
+    def _wire(self, line: Line, boxes: dict[str, Box], frames: dict[str, Box]) -> Wire:
         side = self.lanes[line].side
         kind, colour = self.lines[line]
         taps = []
@@ -273,7 +272,7 @@ class _Layout:
             box = boxes[task.name]
             touching = ends(row, side, self.lanes)
             y = box.y + box.height / 2 + PORT * (touching.index(line) - (len(touching) - 1) / 2)
-            around = [box, *(frames[name] for name in task.groups if name in narrow)]
+            around = [box, *(frames[name] for name in task.groups if name in self.narrow)]
             label_x = min(frame.x for frame in around) - 8 if side == 0 else max(frame.right for frame in around) + 8
             taps.append(Tap(box.x if side == 0 else box.right, y, label_x, row == line.source))
-        return Wire(line.name, kind, colour, x, tuple(taps))
+        return Wire(line.name, kind, colour, self._lane_x(self.lanes[line]), tuple(taps))

@@ -20,7 +20,7 @@ from kfp.components import load_component_from_text
 from pipelines.arguments import training_arguments, training_pipeline_name
 from pipelines.compilation import compile_pipeline
 from pipelines.local_runner import Containers, FailedContainer
-from pipelines.local_services import Services, docker_client, has_image, start_services
+from pipelines.local_services import Services, clean_environment, docker_client, has_image, start_services
 from pipelines.placement import USER, Images
 from stlm_core.config import LineConfig, load_line
 from stlm_core.errors import StlmError, UserError
@@ -51,10 +51,10 @@ class LocalRun:
         self.state.mkdir(parents=True, exist_ok=True)
         services = start_services(self.state)
         project = self._stage(config)
-        environment = {**os.environ, **services.for_programs(), "DVC_NO_ANALYTICS": "true"}
+        environment = {**clean_environment(), **services.for_programs(), "DVC_NO_ANALYTICS": "true"}
         _program(project, environment, "stlm", "data", "remote", "s3://stlm/dvc", "--endpoint", services.store)
         _program(project, environment, "stlm", "data", "publish", "--line", line)
-        weights = {**os.environ, "STLM_WEIGHTS": str(self.state / "weights")}
+        weights = {**clean_environment(), "STLM_WEIGHTS": str(self.state / "weights")}
         if config.teacher.weights is None:
             _program(project, weights, "stlm", "weights", "fetch", config.teacher.name)
         return config, services
@@ -132,14 +132,15 @@ class LocalRun:
         data = Path(config.data.path)
         if data.is_absolute() or ".." in data.parts:
             raise UserError(f"line {config.name}: data.path: {data} is outside the project; `stlm lines add` copies it")
-        environment = {**os.environ, "DVC_NO_ANALYTICS": "true"}
+        environment = {**clean_environment(), "DVC_NO_ANALYTICS": "true"}
         if not (source / data).is_dir():
             if config.name != "sample":
                 raise UserError(f"{source / data}: no such folder; add the line with `stlm lines add`")
             _program(source, environment, "stlm", "sample", "--out", str(data))
         for folder in {data, Path("data") / "lines" / config.name}:
             if (source / folder).is_dir():
-                shutil.copytree(source / folder, project / folder, dirs_exist_ok=True)
+                shutil.rmtree(project / folder, ignore_errors=True)
+                shutil.copytree(source / folder, project / folder)
         if not (project / ".dvc").is_dir():
             _program(project, environment, "dvc", "init", "--no-scm", "--quiet")
         _program(project, environment, "dvc", "add", "--quiet", str(data))

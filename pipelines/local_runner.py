@@ -11,7 +11,7 @@ import secrets
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -103,7 +103,7 @@ class Containers:
             if self._stopped:
                 raise StlmError("interrupted")
             container.start()
-            for line in _lines(container.logs(stream=True, follow=True)):
+            for line in lines_of(container.logs(stream=True, follow=True)):
                 print(line)
                 if line.strip():
                     last.append(line)
@@ -205,13 +205,14 @@ def _task_of(command: list[str]) -> str:
     return words[-1] if words else "?"
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
+def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
     """Whole lines of a stream of bytes; a progress display that rewrites its line counts as its last state."""
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         yield from (_shown(line) for line in whole)
-        rest = rest[:-1].rpartition(b"\r")[2] + rest[-1:]  # hours of a display are not kept
+        shown = rest.rstrip(b"\r")
+        rest = shown.rpartition(b"\r")[2] + rest[len(shown) :][:1]  # hours of a display are not kept
         if len(rest) > _LONGEST_LINE:
             yield _shown(rest)
             rest = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import socket
@@ -74,7 +75,10 @@ def start_services(state: Path) -> Services:
     while waiting := _unhealthy(client, project):
         if time.monotonic() > deadline or any(container.attrs["RestartCount"] for container in waiting):
             told = "\n".join(f"{container.name}: {_last_line(container)}" for container in waiting)
-            raise StlmError(f"the services do not come up:\n{told}")
+            raise StlmError(
+                f"the services do not come up:\n{told}\nwhen services.env of {state} was lost, its passwords are new "
+                "and the data old: `python -m pipelines local --line L --stop --forget` drops the data"
+            )
         time.sleep(1)
     return Services(
         project=project,
@@ -90,11 +94,11 @@ def project_name(state: Path) -> str:
 
 
 def stop_services(state: Path, *, forget: bool = False) -> None:
-    """Stop the services; with ``forget`` their data goes too."""
-    if (state / "services.env").is_file():
-        _compose(state, "down", *(["--volumes"] if forget else []))
-        if forget:
-            (state / "services.env").unlink()
+    """Stop the services; with ``forget`` their data goes too, also that of services whose settings were lost."""
+    _settings(state / "services.env", docker_client())
+    _compose(state, "down", *(["--volumes"] if forget else []))
+    if forget:
+        (state / "services.env").unlink()
 
 
 def docker_client() -> docker.DockerClient:
@@ -146,10 +150,20 @@ def _settings(path: Path, client: docker.DockerClient) -> dict[str, str]:
     return settings
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would lead elsewhere: the user's own stores, servers and databases."""
+    own = ("AWS_", "MLFLOW_", "POSTGRES_", "STLM_", "COMPOSE_", "PG")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own) or name == "AWS_CA_BUNDLE"}
+
+
 def _compose(state: Path, *arguments: str) -> None:
     command = [*_compose_command(), "--project-name", project_name(state), "--file", str(_COMPOSE_FILE)]
     done = subprocess.run(
-        [*command, "--env-file", str(state / "services.env"), *arguments], capture_output=True, text=True, check=False
+        [*command, "--env-file", str(state / "services.env"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environment(),  # for Compose, a variable of the shell comes before the file
     )
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])

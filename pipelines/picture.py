@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import yaml
 
@@ -69,8 +70,8 @@ def draw(dag: Dag) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" font-family="Helvetica, Arial, sans-serif">',
-        f"<title>{svg.escape(dag.title)}</title>",
-        f"<desc>{svg.escape(described)}</desc>",
+        f"<title>{escape(dag.title)}</title>",
+        f"<desc>{escape(described)}</desc>",
         svg.rectangle(0.5, 0.5, width - 1, height - 1, 12, f'fill="{svg.GROUND}" stroke="#d1d9e0"'),
         *legend,
         f'<g transform="translate({(width - places.width) / 2:.1f} {top:.1f})">',
@@ -84,7 +85,7 @@ def draw(dag: Dag) -> str:
 def _body(dag: Dag, places: Geometry) -> Iterator[str]:
     """Frames at the back; then lines, those from side to side over those that run down; then boxes; then labels."""
     for group in dag.groups:
-        yield from _frame(group, places.frames[group.name])
+        yield from _frame(group, places.frames[group.name], max(places.frames[group.name].x + 12, places.clear))
     for wire in places.wires:
         run = f"M{wire.x:.1f} {wire.taps[0].y + _BEND:.1f}V{wire.taps[-1].y - _BEND:.1f}"
         yield svg.path(run, _colour(wire.colour), dashes=_DASHES[wire.kind])
@@ -100,12 +101,14 @@ def _body(dag: Dag, places: Geometry) -> Iterator[str]:
     for wire in places.wires:
         more = f"{_TO_THE_LEFT if wire.from_left else ''} {svg.HALO}"
         for tap in wire.taps:
-            yield svg.text(tap.label_x, tap.y - 4, wire.label, SMALL, _colour(wire.colour), more)
+            if tap.leaves:
+                yield svg.dot(tap.x, tap.y, _colour(wire.colour))
+            yield svg.text(tap.label_x, tap.y - 5, wire.label, SMALL, _colour(wire.colour), more)
     for drop in places.drops:
         yield _drop_label(drop)
 
 
-def _frame(group: Group, frame: Box) -> Iterator[str]:
+def _frame(group: Group, frame: Box, text_x: float) -> Iterator[str]:
     if group.kind == "loop":  # a second sheet behind the first
         yield svg.rectangle(
             frame.x + 5, frame.y + 5, frame.width, frame.height, 10, f'fill="#eaeef2" stroke="{svg.FAINT}"'
@@ -114,8 +117,8 @@ def _frame(group: Group, frame: Box) -> Iterator[str]:
     dashes = ' stroke-dasharray="7 4"' if group.kind == "condition" else ""
     look = f'fill="{fill}" stroke="{svg.FAINT}" stroke-width="1.3"{dashes}'
     yield svg.rectangle(frame.x, frame.y, frame.width, frame.height, 10, look)
-    yield svg.text(frame.x + 12, frame.y + 18, group.title, SMALL + 1, svg.INK, _BOLD)
-    yield svg.text(frame.x + 12, frame.y + 33, group.detail, SMALL, svg.GREY)
+    yield svg.text(text_x, frame.y + 18, group.title, SMALL + 1, svg.INK, _BOLD)
+    yield svg.text(text_x, frame.y + 33, group.detail, SMALL, svg.GREY)
 
 
 def _box(task: Task, box: Box) -> Iterator[str]:
@@ -147,9 +150,7 @@ def _taps(wire: Wire) -> Iterator[str]:
         yield svg.path(f"M{start:.1f} {tap.y:.1f}H{stop:.1f}", svg.GROUND, width=7)
         bend = f"M{wire.x:.1f} {corner:.1f}Q{wire.x:.1f} {tap.y:.1f} {start:.1f} {tap.y:.1f}H{stop:.1f}"
         yield svg.path(bend, colour, dashes=_DASHES[wire.kind])
-        if tap.leaves:
-            yield svg.dot(tap.x, tap.y, colour)
-        else:
+        if not tap.leaves:
             yield svg.arrow(tap.x, tap.y, "right" if wire.from_left else "left", colour)
 
 

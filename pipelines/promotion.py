@@ -34,7 +34,9 @@ def promotion_pipeline(images: Images) -> BaseComponent:
         )
         never_cached(with_storage(place(outcome, "Record the outcome", images.serve, serve_cpu, serve_memory)))
         with dsl.ExitHandler(outcome, name="Promotion"):
-            judged = promote_step(line=line, data=data, promote=promote, by=by, reason=reason)
+            judged = promote_step(
+                line=line, data=data, promote=promote, by=by, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, reason=reason
+            )
             never_cached(with_storage(place(judged, "Judge and promote", images.serve, serve_cpu, serve_memory)))
 
     return promotion

@@ -52,10 +52,10 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
         train_image: str,
         serve_image: str,
         launch_image: str,
+        shards: list[dict],
         data_revision: str = "latest",
         force: bool = False,
         automatic: bool = True,
-        shards: list = [0],  # noqa: B006  the compiler reads it, nothing changes it
         data_cpu: str = "1",
         data_memory: str = "2Gi",
         train_cpu: str = "2",
@@ -69,8 +69,10 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
             return place(task, title, images.data, data_cpu, data_memory)
 
         def on_train(task: PipelineTask, title: str) -> PipelineTask:
-            placed = place(task, title, images.train_cuda if gpu else images.train, train_cpu, train_memory)
-            return with_gpus(placed, gpus, gpu_type) if gpu else placed
+            return place(task, title, images.train_cuda if gpu else images.train, train_cpu, train_memory)
+
+        def on_gpu(task: PipelineTask, title: str, count: Any = 1) -> PipelineTask:
+            return with_gpus(on_train(task, title), count, gpu_type) if gpu else on_train(task, title)
 
         def on_serve(task: PipelineTask, title: str) -> PipelineTask:
             return never_cached(with_storage(place(task, title, images.serve, serve_cpu, serve_memory)))
@@ -141,11 +143,10 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                 ).outputs["bank"]
                 with dsl.ParallelFor(shards, name="Shards of the teacher cache") as shard:
                     part = with_weights(
-                        on_train(
+                        on_gpu(
                             cache_teacher_shard_step(
                                 line=line,
                                 shard=shard,
-                                shards=shards,
                                 image=image,
                                 teacher=teacher,
                                 model=model,
@@ -170,7 +171,7 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                     )
                 ).outputs["features"]
                 streams = with_weights(
-                    on_train(
+                    on_gpu(
                         distill_step(
                             line=line,
                             image=image,
@@ -184,10 +185,11 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                             features=features,
                         ),
                         "Distill the two streams",
+                        gpus,
                     )
                 ).outputs["streams"]
                 detector = with_weights(
-                    on_train(
+                    on_gpu(
                         train_fa_step(
                             line=line,
                             image=image,
@@ -202,9 +204,10 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                             streams=streams,
                         ),
                         "Train the feature aggregation",
+                        gpus,
                     )
                 ).outputs["detector"]
-                evaluation = on_train(
+                evaluation = on_gpu(
                     evaluate_step(
                         line=line,
                         data=data,
@@ -264,7 +267,8 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                                 line=line,
                                 data=data,
                                 promote=promote,
-                                by=f"pipeline {dsl.PIPELINE_JOB_NAME_PLACEHOLDER}",
+                                by="",
+                                run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
                                 reason="",
                             ),
                             "Judge and promote",

@@ -8,8 +8,7 @@ from components.command import TRAIN_IMAGE, task
 @dsl.container_component
 def cache_teacher_shard(
     line: str,
-    shard: int,
-    shards: list,
+    shard: dict,
     image: dict,
     teacher: dict,
     model: dict,

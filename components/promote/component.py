@@ -11,6 +11,7 @@ def promote(
     data: dict,
     promote: dict,
     by: str,
+    run_name: str,
     reason: str,
     decision: dsl.Output[dsl.Markdown],
     outcome: dsl.OutputPath(str),

@@ -10,9 +10,14 @@ from stlm_core.integrations.mlflow_client import Tracking
 from stlm_core.integrations.mlflow_run import experiment_of
 
 PIPELINE_TAG = "stlm.pipeline_run_id"
-# Kubeflow's states of a run -> MLflow's; any other is FAILED.
+# States of a run -> MLflow's; any other is FAILED. An exit handler on a cluster gets the state that the backend keeps
+# of the tasks before it: COMPLETE or CACHED, and still RUNNING where a condition left out the last of them. A task that
+# failed makes it FAILED at once.
 END_STATES = {
     "SUCCEEDED": "FINISHED",
+    "COMPLETE": "FINISHED",
+    "CACHED": "FINISHED",
+    "RUNNING": "FINISHED",
     "SKIPPED": "FINISHED",
     "CANCELED": "KILLED",
     "CANCELLED": "KILLED",

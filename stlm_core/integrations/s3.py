@@ -138,7 +138,9 @@ def _client(timeout: float) -> Any:
     try:
         return boto3.session.Session().client("s3", config=patient)
     except (exceptions.BotoCoreError, ValueError) as error:
-        raise UserError(f"S3: the settings cannot be used: {error}; check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION") from None
+        raise UserError(
+            f"S3: the settings cannot be used: {error}; check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION"
+        ) from None
 
 
 def _refusal(error: Any, address: str) -> Exception:

@@ -124,10 +124,8 @@ def _show(output: OutputArtifact, source: Path) -> None:
 def _cache_teacher_shard(task: Task, config: LineConfig, workspace: Workspace) -> Done:
     from stlm_core.steps.cache_teacher import cache_teacher_shard
 
-    shards = task.need("shards")
-    if not isinstance(shards, list):
-        raise UserError("--executor-input: parameter `shards` is not a list")
-    result = cache_teacher_shard(config, workspace, task.number("shard"), len(shards), task.output("part").path)
+    shard, shards, part = task.number("shard.index"), task.number("shard.count"), task.output("part").path
+    result = cache_teacher_shard(config, workspace, shard, shards, part)
     return result.summary, {}
 
 
@@ -148,7 +146,11 @@ def _register(task: Task, config: LineConfig, workspace: Workspace) -> Done:
 def _promote(task: Task, config: LineConfig, workspace: Workspace) -> Done:
     from stlm_core.steps.promote import promote
 
-    result = promote(config, by=str(task.need("by")), reason=str(task.parameters.get("reason", "")))
+    result = promote(
+        config,
+        by=str(task.need("by")) or f"pipeline {task.need('run_name')}",
+        reason=str(task.parameters.get("reason", "")),
+    )
     verdict = {"promoted": "is champion", "kept": "is kept back", "already": "is champion already"}[result.outcome]
     number = result.champion if result.outcome == "already" else result.challenger
     summary = f"version {number} of line {config.name} {verdict}"
@@ -199,10 +201,15 @@ def _record_outcome(task: Task, config: LineConfig, workspace: Workspace) -> Don
         state=str(status.get("state", "")),
         message=str(error.get("message", "")) if isinstance(error, dict) else "",
         # A cluster says pipelineTaskName, kfp.local pipeline_task_name.
-        failed_task=str(status.get("pipelineTaskName") or status.get("pipeline_task_name") or ""),
+        failed_task=_failed_task(str(status.get("pipelineTaskName") or status.get("pipeline_task_name") or "")),
     )
     recorded = record_outcome(config.name, outcome, config.root, config.register_.experiment)
     return f"run {outcome.run_name} of line {config.name}: {recorded.status}", {}
+
+
+def _failed_task(name: str) -> str:
+    """``name``, unless it is the whole group before the exit handler, which is all that a cluster knows."""
+    return "" if name.startswith("exit-handler-") else name
 
 
 TASKS: Mapping[str, Run] = {

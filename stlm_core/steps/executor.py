@@ -54,12 +54,16 @@ class Task:
         return self.parameters[name]
 
     def number(self, name: str) -> int:
-        """A whole number among the input parameters; KFP's structs hold 2 as 2.0.
+        """A whole number among the input parameters, or in one that is a struct: ``shard.index``.
 
         Raises:
             UserError: the component has none of that name, or it is something else.
         """
-        value = self.need(name)
+        parameter, *keys = name.split(".")
+        value = self.need(parameter)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        # KFP's structs hold 2 as 2.0.
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
             raise UserError(f"--executor-input: parameter `{name}` is no whole number")
         return int(value)

@@ -22,6 +22,7 @@ from pipelines.compilation import COMPILED, PIPELINES, compile_pipeline
 from pipelines.placement import CONFIG, MLFLOW_SECRET, STORE_SECRET, Images
 from stlm_core.config import SECTIONS, as_parameter, from_parameter, line_from_sections, load_line
 from stlm_core.steps.container import ARTIFACTS, TASKS
+from stlm_core.steps.contract import code_version
 from stlm_core.steps.workspace import STEPS
 
 # Tasks of the cluster's pipeline that are no steps on a workstation.
@@ -111,7 +112,7 @@ def test_the_steps_are_those_of_dvc(training: Compiled, stages: dict[str, dict[s
 
 @pytest.mark.parametrize("step", STEPS)
 def test_edges_are_those_of_dvc(step: str, training: Compiled, stages: dict[str, dict[str, Any]]) -> None:
-    """A step reads the folders of the steps whose outputs its DVC stage depends on, and the images where it reads them."""
+    """A step reads the folders of the steps that its DVC stage depends on, and the images where that does."""
     before = {dep.split("/")[2] for dep in stages[step]["deps"] if dep.startswith("outputs/")}
     artifacts = training.components[step].get("inputDefinitions", {}).get("artifacts", {})
     assert {ARTIFACTS[name] for name in artifacts if name in ARTIFACTS} == before - {step}
@@ -170,10 +171,10 @@ def test_storage_has_its_addresses_credentials_and_retries(training: Compiled) -
 def test_gpus_and_weights_where_they_are_used() -> None:
     gpu, cpu = Compiled("training-gpu"), Compiled("training-cpu")
     with_teacher = {"cache-teacher-shard", "cache-teacher", "distill", "train-fa"}
-    trains = with_teacher | {"synthesize", "evaluate", "export"}
+    computes = {"cache-teacher-shard", "distill", "train-fa", "evaluate"}
     for name in gpu.tasks:
-        assert ("accelerator" in gpu.container(name)["resources"]) is (name in trains)
-        assert ("tolerations" in gpu.kubernetes(name)) is (name in trains)
+        assert ("accelerator" in gpu.container(name)["resources"]) is (name in computes)
+        assert ("tolerations" in gpu.kubernetes(name)) is (name in computes)
         assert "accelerator" not in cpu.container(name)["resources"]
         mounted = [mount["mountPath"] for mount in cpu.kubernetes(name).get("pvcMount", [])]
         assert mounted == (["/weights"] if name in with_teacher else [])
@@ -183,6 +184,43 @@ def test_gpus_and_weights_where_they_are_used() -> None:
             "runAsNonRoot": True,
         }
     assert gpu.container("distill")["image"] != cpu.container("distill")["image"]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_loops_are_as_a_backend_resolves_them(name: str) -> None:
+    """Within an iteration the list itself is gone, and an item that is no struct arrives as a text."""
+    spec = Compiled(name).spec
+    levels = [spec["root"], *(component for component in spec["components"].values() if "dag" in component)]
+    loops = [task for component in levels for task in component["dag"]["tasks"].values() if "parameterIterator" in task]
+    for loop in loops:
+        iterator = loop["parameterIterator"]
+        inside = spec["components"][loop["componentRef"]["name"]]
+        inputs = inside["inputDefinitions"]["parameters"]
+        assert inputs[iterator["itemInput"]]["parameterType"] == "STRUCT"
+        for task in inside["dag"]["tasks"].values():
+            read = {given_.get("componentInputParameter") for given_ in task["inputs"]["parameters"].values()}
+            assert iterator["items"]["inputParameter"] not in read
+    assert len(loops) == (0 if name == "promotion" else 1)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_placeholders_stand_alone(name: str) -> None:
+    """A backend replaces a value that is a placeholder, and none within a text."""
+    spec = Compiled(name).spec
+    for component in [spec["root"], *spec["components"].values()]:
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            for given_ in task.get("inputs", {}).get("parameters", {}).values():
+                value = given_.get("runtimeValue", {}).get("constant")
+                if isinstance(value, str) and "{{$" in value:
+                    assert value.startswith("{{$")
+                    assert value.endswith("}}")
+                    assert value.count("{{$") == 1
+
+
+def test_a_tag_is_told_apart_by_the_code_behind_it() -> None:
+    pinned = Images(data="registry.example/stlm-data@sha256:" + "a" * 64)
+    assert digests_of(pinned)["data"] == "sha256:" + "a" * 64
+    assert digests_of(pinned)["serve"].endswith(code_version())
 
 
 def test_arguments_are_the_parameters_of_the_pipelines(repository: Path) -> None:

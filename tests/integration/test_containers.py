@@ -5,10 +5,13 @@ Run by `make test-containers`, after `make images`.
 
 from __future__ import annotations
 
-import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,8 @@ import mlflow
 import pytest
 import yaml
 
-from pipelines.local import LocalRun
-from pipelines.local_runner import FailedContainer
-from pipelines.local_services import Services, docker_client, has_image, stop_services
+from pipelines.local_services import Services, docker_client, has_image, start_services, stop_services
 from pipelines.placement import Images
-from stlm_core.config import LineConfig, load_line
 from stlm_core.errors import UserError
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
@@ -37,24 +37,41 @@ SHORT = {
 }
 
 
+@dataclass(frozen=True)
+class Done:
+    """``tasks`` are those whose containers ran, in order; ``error`` is the sentence at the end."""
+
+    code: int
+    tasks: list[str]
+    error: str
+    seconds: float
+
+
 class Project:
     """A project with the sample line, and the state of its local runs."""
 
     def __init__(self, folder: Path, repository: Path) -> None:
+        self._repository = repository
         self.params = folder / "params.yaml"
         self._tree: dict[str, Any] = yaml.safe_load((repository / "params.yaml").read_text())
         self.change(SHORT)
-        self.run = LocalRun(self.params, folder / "state")
         self.state = folder / "state"
 
-    def change(self, settings: dict[str, dict[str, Any]]) -> LineConfig:
+    def change(self, settings: dict[str, dict[str, Any]]) -> None:
         for section, values in settings.items():
             self._tree["lines"]["sample"].setdefault(section, {}).update(values)
         self.params.write_text(yaml.safe_dump(self._tree))
-        return load_line(self.params, "sample")
 
-    def train(self, services: Services) -> list[FailedContainer]:
-        return self.run.train(load_line(self.params, "sample"), services)
+    def train(self) -> Done:
+        """``python -m pipelines local``, printing what it prints."""
+        command = [sys.executable, "-m", "pipelines", "local", "--line", "sample"]
+        command += ["--params", str(self.params), "--state", str(self.state)]
+        began = time.monotonic()
+        ran = subprocess.run(command, cwd=self._repository, capture_output=True, text=True, timeout=1500, check=False)
+        print(ran.stdout, ran.stderr)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", ran.stdout + ran.stderr)
+        tasks = re.findall(r"Executing task '([^']+)'", plain)
+        return Done(ran.returncode, tasks, ran.stderr.partition("error: ")[2], time.monotonic() - began)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +93,10 @@ def project(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def services(project: Project) -> Iterator[Services]:
-    _, started = project.run.prepare("sample")
-    yield started
-    stop_services(project.state, forget=True)
+    try:
+        yield start_services(project.state)
+    finally:
+        stop_services(project.state, forget=True)
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +105,15 @@ def registry(services: Services) -> mlflow.MlflowClient:
 
 
 @pytest.fixture(scope="module")
-def trained(project: Project, services: Services) -> float:
-    """The first run of everything; its seconds."""
-    began = time.monotonic()
-    assert project.train(services) == []
-    return time.monotonic() - began
-
-
-def tasks_run(output: str) -> list[str]:
-    """Names of the tasks whose containers ran, in order."""
-    return [line.split("'")[1] for line in output.splitlines() if "Executing task" in line]
+def trained(project: Project, services: Services) -> Done:
+    """The first run of everything."""
+    done = project.train()
+    assert done.code == 0, done.error
+    return done
 
 
 def test_the_model_is_in_the_registry_and_its_files_in_the_store(
-    trained: float, services: Services, registry: mlflow.MlflowClient
+    trained: Done, services: Services, registry: mlflow.MlflowClient
 ) -> None:
     champion = registry.get_model_version_by_alias("stlm-sample", "champion")
     assert champion.tags["parity_passed"] == "true"
@@ -118,50 +131,42 @@ def test_the_model_is_in_the_registry_and_its_files_in_the_store(
     assert any(key.endswith("/report.html") for key in stored)
     outcomes = registry.search_runs([registry.get_experiment_by_name("stlm-sample").experiment_id])
     assert [run.info.status for run in outcomes if run.info.run_name.startswith("pipeline ")] == ["FINISHED"]
-    print(f"the whole pipeline took {trained:.0f} s")
+    print(f"the whole pipeline took {trained.seconds:.0f} s")
 
 
-def test_nothing_new_ends_the_run_after_the_freshness_check(
-    trained: float, project: Project, services: Services, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert project.train(services) == []
-    printed = capfd.readouterr()
-    assert tasks_run(printed.out + printed.err) == ["check-freshness", "record-outcome"]
+def test_nothing_new_ends_the_run_after_the_freshness_check(trained: Done, project: Project) -> None:
+    done = project.train()
+    assert done.code == 0
+    assert done.tasks == ["check-freshness", "record-outcome"]
 
 
-def test_a_step_that_fails_says_why_and_the_rerun_goes_on_from_there(
-    trained: float, project: Project, services: Services, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_that_fails_says_why_and_the_rerun_goes_on_from_there(trained: Done, project: Project) -> None:
     project.change({"fa": {"steps": 3}, "export": {"tolerance": 1e-30}})  # no two engines agree so well
-    failures = project.train(services)
-    assert [failure.task for failure in failures] == ["export"]
-    assert failures[0].exit_code in (1, 2)
-    assert any("tolerance" in line or "differ" in line for line in failures[0].last_lines), failures[0]
-    assert "train-fa" in tasks_run((printed := capfd.readouterr()).out + printed.err)
+    failed = project.train()
+    assert failed.code == 1
+    assert failed.error.startswith("task export failed (exit code ")
+    assert "tolerance" in failed.error or "differ" in failed.error
+    assert "train-fa" in failed.tasks
+    assert "register" not in failed.tasks
+    assert failed.tasks[-1] == "record-outcome"
 
     project.change({"export": {"tolerance": 1e-4}})
-    assert project.train(services) == []
-    printed = capfd.readouterr()
-    rerun = tasks_run(printed.out + printed.err)
-    assert rerun == ["check-freshness", "export", "register", "promote", "record-outcome"]
+    done = project.train()
+    assert done.code == 0, done.error
+    assert done.tasks == ["check-freshness", "export", "register", "promote", "record-outcome"]
 
 
-def test_a_step_killed_for_memory_says_so(trained: float, project: Project, services: Services) -> None:
-    project.change({"synthesize": {"seed": 7}, "resources": {"train": {"cpu": "1", "memory": "120Mi"}}})
-    failures = project.train(services)
-    project.change({"synthesize": {"seed": 0}, "resources": {"train": {"cpu": "2", "memory": "6Gi"}}})
-    assert failures[0].task == "synthesize"
-    assert failures[0].out_of_memory, failures[0]
-    assert "killed for memory" in str(failures[0])
+def test_a_step_killed_for_memory_says_so(trained: Done, project: Project) -> None:
+    project.change({"distill": {"seed": 7}, "resources": {"train": {"cpu": "1", "memory": "120Mi"}}})
+    failed = project.train()
+    project.change({"distill": {"seed": 0}, "resources": {"train": {"cpu": "2", "memory": "6Gi"}}})
+    assert failed.code == 1
+    assert "killed for memory" in failed.error, failed.error
+    assert "register" not in failed.tasks
 
 
 def test_a_store_lost_in_the_middle_fails_the_run_and_the_rerun_completes_it(
-    trained: float,
-    project: Project,
-    services: Services,
-    client: docker.DockerClient,
-    registry: mlflow.MlflowClient,
-    capfd: pytest.CaptureFixture[str],
+    trained: Done, project: Project, services: Services, client: docker.DockerClient, registry: mlflow.MlflowClient
 ) -> None:
     """The store goes while the model is exported: it can't be registered. What was made before is not made again."""
     project.change({"evaluate": {"top_pixels": 80}})
@@ -169,17 +174,14 @@ def test_a_store_lost_in_the_middle_fails_the_run_and_the_rerun_completes_it(
     store = client.containers.list(filters={"name": f"{services.project}[-_]seaweedfs"})[0]
     taker = threading.Thread(target=stop_when_running, args=(client, store, "export"))
     taker.start()
-    failures = project.train(services)
+    failed = project.train()
     taker.join()
-    assert [failure.task for failure in failures] == ["register"]
-    assert failures[0].last_lines
-    capfd.readouterr()
+    assert failed.code == 1
+    assert failed.error.startswith("task register failed"), failed.error
 
-    store.start()
-    wait_healthy(store)
-    assert project.train(services) == []
-    printed = capfd.readouterr()
-    assert tasks_run(printed.out + printed.err) == ["check-freshness", "register", "promote", "record-outcome"]
+    done = project.train()  # starts the store again
+    assert done.code == 0, done.error
+    assert done.tasks == ["check-freshness", "register", "promote", "record-outcome"]
     assert registry.get_model_version_by_alias("stlm-sample", "champion").version != before
 
 
@@ -191,13 +193,3 @@ def stop_when_running(client: docker.DockerClient, store: Any, task: str) -> Non
             store.kill()
             return
         time.sleep(0.5)
-
-
-def wait_healthy(container: Any) -> None:
-    """Until Docker's health check of the container passes."""
-    for _ in range(120):
-        container.reload()
-        if container.attrs["State"]["Health"]["Status"] == "healthy":
-            return
-        time.sleep(1)
-    raise AssertionError(json.dumps(container.attrs["State"]))

@@ -271,7 +271,16 @@ def test_an_outcome_is_one_run_however_often_it_is_recorded(project: Project) ->
 
 @pytest.mark.parametrize(
     ("state", "status"),
-    [("SUCCEEDED", "FINISHED"), ("CANCELED", "KILLED"), ("CANCELLED", "KILLED"), ("ERROR", "FAILED"), ("?", "FAILED")],
+    [
+        ("SUCCEEDED", "FINISHED"),
+        ("COMPLETE", "FINISHED"),
+        ("CACHED", "FINISHED"),
+        ("RUNNING", "FINISHED"),
+        ("CANCELED", "KILLED"),
+        ("CANCELLED", "KILLED"),
+        ("ERROR", "FAILED"),
+        ("?", "FAILED"),
+    ],
 )
 def test_states(project: Project, state: str, status: str) -> None:
     config, _ = project

@@ -548,7 +548,7 @@ def test_images_by_name(
     assert reference in str(server.versions[0]["pipeline_spec"])
     code, output = run("submit", "--line", "caps", "--params", project(caps=""), "--image", "tran=x")
     assert code == 2
-    assert "--image tran=x: must be NAME=REFERENCE with a name of data, train, serve, launch" in output
+    assert "--image tran=x: must be NAME=REFERENCE with a name of data, train, train_cuda, serve, launch" in output
 
 
 def test_changes_read_well() -> None:

@@ -205,7 +205,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
 
 @pytest.fixture
 def bucket(store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> SeaweedServer:
-    for name, value in {**store.environment, "AWS_ENDPOINT_URL": store.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}.items():
+    for name, value in {
+        **store.environment,
+        "AWS_ENDPOINT_URL": store.endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3, "Patience", lambda: Patience(attempts=2, pause=0.01, timeout=2))
     return store

@@ -62,14 +62,15 @@ def test_inputs_and_outputs_by_name() -> None:
 
 def test_numbers_and_flags_come_back_as_what_they_are() -> None:
     """Protobuf knows no integers: 1 arrives as 1.0."""
-    task = read(inputs={"parameterValues": {"shard": 1.0, "half": 0.5, "force": True, "text": "1", "none": None}})
-    assert task.number("shard") == 1
-    assert isinstance(task.number("shard"), int)
+    parameters = {"n": 1.0, "half": 0.5, "force": True, "text": "1", "none": None, "shard": {"index": 2.0, "of": {}}}
+    task = read(inputs={"parameterValues": parameters})
+    assert (task.number("n"), task.number("shard.index")) == (1, 2)
+    assert isinstance(task.number("n"), int)
     assert task.flag("force") is True
-    for name in ("half", "force", "text", "none"):
+    for name in ("half", "force", "text", "none", "shard", "shard.of", "shard.of.index", "n.index"):
         with pytest.raises(UserError, match=f"`{name}` is no whole number"):
             task.number(name)
-    for name in ("shard", "text", "none"):
+    for name in ("n", "text", "none"):
         with pytest.raises(UserError, match=f"`{name}` is neither true nor false"):
             task.flag(name)
 
