@@ -139,14 +139,19 @@ def _settings(path: Path, client: docker.DockerClient) -> dict[str, str]:
     own = {name: f"localhost/stlm-{image}:{VERSION}" for name, image in _OWN.items()}
     if not has_image(client, own["STLM_MLFLOW_IMAGE"]):
         raise UserError(f"{own['STLM_MLFLOW_IMAGE']}: no such image; run `make images`")
+    settings.pop("STLM_SEAWEEDFS_USER", None)
     for name, image in own.items():
+        settings.pop(name, None)
         if has_image(client, image):
             settings[name] = image
     if settings.get("STLM_SEAWEEDFS_IMAGE") == own["STLM_SEAWEEDFS_IMAGE"]:
         settings["STLM_SEAWEEDFS_USER"] = "10001:10001"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
+    part = path.with_suffix(".part")  # the passwords of existing data: never half written, never readable by others
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    part.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
+    part.replace(path)
     return settings
 
 
