@@ -20,7 +20,7 @@ from kfp.components import load_component_from_text
 from pipelines.arguments import training_arguments, training_pipeline_name
 from pipelines.compilation import compile_pipeline
 from pipelines.local_runner import Containers, FailedContainer
-from pipelines.local_services import Services, clean_environment, docker_client, has_image, start_services
+from pipelines.local_services import Services, check_store, clean_environment, docker_client, has_image, start_services
 from pipelines.placement import USER, Images
 from stlm_core.config import LineConfig, load_line
 from stlm_core.errors import StlmError, UserError
@@ -50,6 +50,7 @@ class LocalRun:
             raise UserError(f"{missing[0]}: no such image; run `make images`")
         self.state.mkdir(parents=True, exist_ok=True)
         services = start_services(self.state)
+        check_store(services, "stlm")
         project = self._stage(config)
         environment = {**clean_environment(), **services.for_programs(), "DVC_NO_ANALYTICS": "true"}
         _program(project, environment, "stlm", "data", "remote", "s3://stlm/dvc", "--endpoint", services.store)

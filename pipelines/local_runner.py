@@ -108,6 +108,9 @@ class Containers:
                 if line.strip():
                     last.append(line)
             code = int(container.wait()["StatusCode"])
+            if code:  # following ends now and then before the last bytes have been passed on
+                last.clear()
+                last.extend(line for line in lines_of([container.logs(tail=2 * LAST_LINES)]) if line.strip())
             container.reload()
             return code, code != 0 and bool(container.attrs["State"]["OOMKilled"])
         finally:

@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import docker
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from docker.errors import DockerException, ImageNotFound
 from docker.models.containers import Container
 
@@ -22,6 +25,7 @@ from stlm_core.files import sha256_bytes
 
 _COMPOSE_FILE = Path(__file__).parents[1] / "infra" / "compose.yaml"
 _WAIT_SECONDS = 240
+_PROBE = ".probe"
 _SERVERS = ("postgres", "seaweedfs", "mlflow")
 # Own images stand in for the public ones where they have been built.
 _OWN = {"STLM_POSTGRES_IMAGE": "postgres", "STLM_SEAWEEDFS_IMAGE": "seaweedfs", "STLM_MLFLOW_IMAGE": "mlflow"}
@@ -86,6 +90,27 @@ def start_services(state: Path) -> Services:
         store=f"http://127.0.0.1:{settings['STLM_S3_PORT']}",
         credentials={name: settings[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
     )
+
+
+def check_store(services: Services, bucket: str) -> None:
+    """Write and remove one object: what uploads would try for many minutes is known within seconds.
+
+    Raises:
+        StlmError: the bucket takes no objects.
+    """
+    store = boto3.client(
+        "s3",
+        endpoint_url=services.store,
+        aws_access_key_id=services.credentials["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=services.credentials["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+        config=Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2}),
+    )
+    try:
+        store.put_object(Bucket=bucket, Key=_PROBE, Body=b"probe")
+        store.delete_object(Bucket=bucket, Key=_PROBE)
+    except (BotoCoreError, ClientError) as error:
+        raise StlmError(f"the store at {services.store} takes no objects: {error}; is the disk full?") from None
 
 
 def project_name(state: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +13,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from manifests import compose
 from seaweed import KEY, MISSING, SECRET, free_port, weed_binary
 
@@ -36,12 +40,38 @@ def status(address: str) -> int:
 
 @pytest.fixture
 def store(repository: Path, tmp_path: Path) -> Iterator[str]:
-    """Address of a store started with the arguments of compose.yaml, at ports and in a folder of the test's own."""
-    services = compose(repository / "infra" / "compose.yaml", {})[0]["services"]
-    arguments = [word for word in services["seaweedfs"]["command"] if not word.startswith("-dir=")]
+    with started(repository, tmp_path, tmp_path) as address:
+        yield address
+
+
+@pytest.fixture
+def store_on_a_small_disk(repository: Path, tmp_path: Path, tmp_disk: Path) -> Iterator[str]:
+    with started(repository, tmp_path, tmp_disk) as address:
+        yield address
+
+
+@pytest.fixture
+def tmp_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted file system of 2 GiB, which takes memory only for what is written."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=2G", "tmpfs", str(folder)]
+    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def started(repository: Path, tmp_path: Path, data: Path) -> Iterator[str]:
+    """Address of a store started as compose.yaml does, at ports of the test's own, with its data in ``data``."""
+    service = compose(repository / "infra" / "compose.yaml", {})[0]["services"]["seaweedfs"]
+    arguments = [word for word in service["command"] if not word.startswith("-dir=")]
     ports = {name: free_port() for name in ("s3.port", "master.port", "volume.port", "filer.port")}
-    own = [f"-dir={tmp_path}", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items())]
-    environment = {**os.environ, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    own = [f"-dir={data}", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items())]
+    settings = {name: value for name, value in service["environment"].items() if name.startswith("WEED_")}
+    environment = {**os.environ, **settings, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [str(weed_binary()), *arguments, *own], env=environment, stdout=log, stderr=log, start_new_session=True
@@ -75,6 +105,25 @@ def make_buckets(repository: Path, address: str, secret: str = SECRET) -> subpro
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
+def client_of(address: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=address,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+
+
+def test_every_bucket_takes_objects_on_a_small_disk(store_on_a_small_disk: str) -> None:
+    client = client_of(store_on_a_small_disk)
+    for name in ("stlm", "mlflow", "pipelines", "more"):
+        client.create_bucket(Bucket=name)
+        client.put_object(Bucket=name, Key="probe", Body=b"probe")
+        assert client.get_object(Bucket=name, Key="probe")["Body"].read() == b"probe"
+
+
 def test_the_store_knows_the_keys_of_its_environment_and_keeps_its_buckets(store: str, repository: Path) -> None:
     first, second = make_buckets(repository, store), make_buckets(repository, store)
     assert first.returncode == 0, first.stderr
@@ -82,13 +131,7 @@ def test_the_store_knows_the_keys_of_its_environment_and_keeps_its_buckets(store
     assert second.returncode == 0, second.stderr
     assert second.stdout.splitlines() == ["s3://mlflow: was there", "s3://stlm: was there"]
 
-    client = boto3.client(
-        "s3",
-        endpoint_url=store,
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    )
+    client = client_of(store)
     client.put_object(Bucket="mlflow", Key="probe", Body=b"probe")
     assert client.get_object(Bucket="mlflow", Key="probe")["Body"].read() == b"probe"
     assert status(f"{store}/mlflow/probe") == 403

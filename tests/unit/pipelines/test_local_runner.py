@@ -94,7 +94,7 @@ def test_an_exit_code_is_always_the_programs(runs: Runs) -> None:
 @with_engine
 def test_a_failure_has_its_last_lines(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     containers = Containers()
-    script = "seq 40; printf 'part 1\\rpart 2\\r\\n\\n'; echo to stderr >&2; printf 'no end'; exit 7"
+    script = "seq 40; printf 'part 1\\rpart 2\\r\\n\\n'; echo to stderr >&2; sleep 0.5; printf 'no end'; exit 7"
     assert runs.run(containers, "sh", "-c", script) == 7
     (failure,) = containers.failures.values()
     assert (failure.exit_code, failure.out_of_memory) == (7, False)
