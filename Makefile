@@ -76,7 +76,7 @@ format: install ## Rewrite the sources in the project's style
 # Linux build out too. Where the CPU build is not on the default index: UV_FIND_LINKS=FOLDER or TORCH_INDEX=URL.
 lock: ## Rewrite requirements.lock and those of the images (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv not found: see https://docs.astral.sh/uv" >&2; exit 2; }
-	echo '$(TORCH)+cpu' | uv pip compile pyproject.toml --extra train --extra workstation --extra pipelines --extra dev \
+	echo '$(TORCH)+cpu' | uv pip compile pyproject.toml --extra train --extra serve --extra workstation --extra pipelines --extra dev \
 		--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-package setuptools \
 		--no-emit-index-url --custom-compile-command "make lock" $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
 		--constraint /dev/stdin --output-file requirements.lock

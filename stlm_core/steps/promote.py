@@ -23,12 +23,10 @@ from stlm_core.integrations.mlflow_registry import (
     Version,
     registry_lock,
 )
-from stlm_core.promotion.gate import COMPARED, Candidate, decide
+from stlm_core.steps.judgement import ROLLED_BACK, judge
 
-PARITY_ARTIFACT = "export/parity.json"
 STATISTICS_ARTIFACT = "validation/statistics.json"
 _LONGEST_REASON = 1000  # characters
-_ROLLED_BACK = ("rolled_back_at", "rolled_back_by", "rollback_reason")
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,7 @@ def promote(
                 _keep_reference(config, registry, champion)
             previous = _replaced(champion)
             return Promotion(config.name, "already", champion.number, None, previous, (), dry_run)
-        decision = decide(
-            _candidate(registry, challenger), _candidate(registry, champion) if champion else None, config.promote
-        )
+        decision = judge(config, registry, challenger, champion)
         reasons = (f"forced: {reason}", *decision.reasons) if force else decision.reasons
         old = champion.number if champion else None
         if not (decision.promote or force):
@@ -135,7 +131,7 @@ def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by:
         result = Rollback(config.name, back.number, champion.number, _replaced(back), dry_run)
         if not dry_run:
             values = (_now(), by or _user(), reason or "not stated")
-            registry.tag(champion.number, dict(zip(_ROLLED_BACK, values, strict=True)))
+            registry.tag(champion.number, dict(zip(ROLLED_BACK, values, strict=True)))
             registry.point(CHAMPION, back.number)
             _settle(registry, back)
             _keep_reference(config, registry, back)
@@ -169,7 +165,7 @@ def _put_in_service(
         registry.point(PREVIOUS, old)
     registry.point(CHAMPION, version.number)
     registry.point(CHALLENGER, None)
-    registry.untag(version.number, *_ROLLED_BACK, "kept_at", "kept_reason")
+    registry.untag(version.number, *ROLLED_BACK, "kept_at", "kept_reason")
 
 
 def _keep_reference(config: LineConfig, registry: Registry, champion: Version) -> None:
@@ -199,31 +195,6 @@ def _settle(registry: Registry, champion: Version) -> None:
 def _replaced(version: Version) -> int | None:
     number = version.tags.get(REPLACES, "")
     return int(number) if number.isdecimal() else None
-
-
-def _candidate(registry: Registry, version: Version) -> Candidate:
-    tags = version.tags
-    proof = registry.run_json(version.run_id, PARITY_ARTIFACT)
-    parity = None
-    if proof is not None and proof.get("onnx_sha256") == tags.get("onnx_sha256"):
-        parity = proof.get("passed") is True
-    metrics = {name: value for name in COMPARED if (value := _number(tags.get(name))) is not None}
-    return Candidate(
-        version=version.number,
-        metrics=metrics,
-        test_sha256=tags.get("test_sha256", ""),
-        parity_passed=parity,
-        size_mb=_number(tags.get("size_mb")),
-        latency_p95_ms=_number(tags.get("latency_p95_ms")),
-        rolled_back=", ".join(tags[name] for name in _ROLLED_BACK if name in tags),
-    )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
 
 
 def _check_reason(reason: str, *, needed: bool) -> None:
