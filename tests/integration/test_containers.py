@@ -170,7 +170,7 @@ def test_a_store_lost_in_the_middle_fails_the_run_and_the_rerun_completes_it(
 ) -> None:
     """The store goes while the model is exported: it can't be registered. What was made before is not made again."""
     project.change({"evaluate": {"top_pixels": 80}})
-    before = registry.get_model_version_by_alias("stlm-sample", "champion").version
+    before = len(registry.search_model_versions("name = 'stlm-sample'"))
     store = client.containers.list(filters={"name": f"{services.project}[-_]seaweedfs"})[0]
     taker = threading.Thread(target=stop_when_running, args=(client, store, "export"))
     taker.start()
@@ -182,7 +182,8 @@ def test_a_store_lost_in_the_middle_fails_the_run_and_the_rerun_completes_it(
     done = project.train()  # starts the store again
     assert done.code == 0, done.error
     assert done.tasks == ["check-freshness", "register", "promote", "record-outcome"]
-    assert registry.get_model_version_by_alias("stlm-sample", "champion").version != before
+    # Whether so short a training is promoted is up to the gate.
+    assert len(registry.search_model_versions("name = 'stlm-sample'")) == before + 1
 
 
 def stop_when_running(client: docker.DockerClient, store: Any, task: str) -> None:

@@ -74,6 +74,14 @@ def runs(client: docker.DockerClient, tmp_path: Path) -> Iterator[Runs]:
 
 
 @pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests were started by a shell's &, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def kfp_local(runs: Runs, tmp_path: Path) -> Iterator[Runs]:
     """kfp.local set up for this test alone."""
     before = local.config.LocalExecutionConfig.instance
@@ -94,7 +102,7 @@ def test_an_exit_code_is_always_the_programs(runs: Runs) -> None:
 @with_engine
 def test_a_failure_has_its_last_lines(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     containers = Containers()
-    script = "seq 40; printf 'part 1\\rpart 2\\r\\n\\n'; echo to stderr >&2; sleep 0.5; printf 'no end'; exit 7"
+    script = "seq 40; printf 'part 1\\rpart 2\\r\\n\\n'; sleep 1; echo to stderr >&2; sleep 1; printf 'no end'; exit 7"
     assert runs.run(containers, "sh", "-c", script) == 7
     (failure,) = containers.failures.values()
     assert (failure.exit_code, failure.out_of_memory) == (7, False)
@@ -139,6 +147,7 @@ def test_a_program_that_the_image_lacks_is_one_sentence(runs: Runs) -> None:
 
 @with_engine
 @pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.usefixtures("heard")
 def test_no_container_outlives_an_interrupted_run(runs: Runs, number: int, ended: type[BaseException]) -> None:
     """The fixture sees that it is gone."""
     containers, thread = Containers(), runs.signal_when(1, number)
