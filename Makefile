@@ -20,7 +20,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo repro test test-slow test-containers lint format lock images pipeline-local validate-infra ui clean
+.PHONY: help install demo repro test test-slow test-containers lint format lock images sbom pipeline-local validate-infra ui clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -87,6 +87,10 @@ lock: ## Rewrite requirements.lock and those of the images (needs uv)
 # BASE_IMAGE=local makes the base from Debian's packages, where no registry of images can be reached.
 images: ## Build the container images (IMAGE_PREFIX=, BASE_IMAGE=, TORCH_WHEELS=, BUILD_CA=; infra/docker/build.sh)
 	infra/docker/build.sh
+
+# Every image carries its own list, of what is really in it.
+sbom: ## Copy the parts lists (CycloneDX) out of the images into dist/ (SBOM_IMAGES="serve ...")
+	infra/docker/sbom.sh $(SBOM_IMAGES)
 
 pipeline-local: install images ## The compiled training pipeline in containers on this machine (LINE=sample)
 	$(BIN)/python -m pipelines local --line $(LINE)

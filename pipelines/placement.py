@@ -54,6 +54,11 @@ def with_storage(task: PipelineTask) -> PipelineTask:
     return task.set_retry(num_retries=2, backoff_duration="20s", backoff_factor=2, backoff_max_duration="300s")
 
 
+def with_digest(task: PipelineTask, image: str) -> PipelineTask:
+    """What a registered version says of the image it comes from, where the image is named by its digest."""
+    return task.set_env_variable("STLM_IMAGE_DIGEST", image) if "@sha256:" in image else task
+
+
 def with_weights(task: PipelineTask) -> PipelineTask:
     """The pretrained weights."""
     kubernetes.mount_pvc(task, pvc_name="stlm-weights", mount_path="/weights")

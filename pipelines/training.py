@@ -19,7 +19,7 @@ from components.register.component import register as register_step
 from components.synthesize.component import synthesize as synthesize_step
 from components.train_fa.component import train_fa as train_fa_step
 from components.validate.component import validate as validate_step
-from pipelines.placement import Images, never_cached, place, with_gpus, with_storage, with_weights
+from pipelines.placement import Images, never_cached, place, with_digest, with_gpus, with_storage, with_weights
 
 
 def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
@@ -224,7 +224,16 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                 onnx = on_train(
                     export_step(
                         line=line,
+                        profile=profile,
+                        data_revision=revision,
+                        image=image,
                         data=data,
+                        validate=validate,
+                        synthesize=synthesize,
+                        teacher=teacher,
+                        model=model,
+                        distill=distill,
+                        fa=fa,
                         evaluate=evaluate,
                         export=export,
                         train_image=train_image,
@@ -260,6 +269,7 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                     ),
                     "Register the challenger",
                 )
+                with_digest(registered, images.serve)
                 with dsl.If(automatic == True, name="Promotion is automatic"):  # noqa: E712, SIM117
                     with dsl.If(registered.outputs["alias"] == "challenger", name="It is a challenger"):
                         on_serve(

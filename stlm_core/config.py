@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from stlm_core.errors import UserError
+from stlm_core.promote_settings import PromoteConfig
 from stlm_core.settings import (
     DataConfig,
     DistillConfig,
@@ -25,15 +26,14 @@ from stlm_core.settings import (
     FaConfig,
     ImageConfig,
     ModelConfig,
-    PromoteConfig,
     RegisterConfig,
     ResourcesConfig,
     ScheduleConfig,
-    Section,
     SynthesizeConfig,
     TeacherConfig,
     ValidateConfig,
 )
+from stlm_core.settings_section import Section
 
 LINE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 SECTIONS = (
@@ -52,6 +52,8 @@ SECTIONS = (
     "resources",
     "schedule",
 )
+# Those that a model depends on; the others say what is done with it and where.
+TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "promote", "resources", "schedule"))
 
 
 class LineConfig(Section):

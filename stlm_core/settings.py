@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Fraction = float
+from stlm_core.settings_section import Fraction, Section
+
 # What a rule does; YAML reads a bare `off` as false.
 Severity = Annotated[Literal["warn", "fail", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
 # Names of the adapters in stlm_core.data.adapters.
@@ -26,12 +27,6 @@ Format = Literal[
     "table",
     "folder",
 ]
-
-
-class Section(BaseModel):
-    """A frozen section; an unknown key is an error, so that a misspelt setting is never ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ImageConfig(Section):
@@ -282,19 +277,3 @@ class RegisterConfig(Section):
     """MLflow names. ``experiment``: null for ``stlm-<line>``."""
 
     experiment: str | None = None
-
-
-class PromoteConfig(Section):
-    """The gate. Metrics are fractions of 1; a null floor is not asked for.
-
-    ``automatic``: the pipeline on a cluster promotes what passes; with false it ends with the challenger, and a person
-    runs `stlm promote`.
-    """
-
-    automatic: bool = True
-    min_image_auroc: Fraction | None = Field(0.8, ge=0, le=1)
-    min_aupro_30: Fraction | None = Field(None, ge=0, le=1)
-    min_recall_at_budget: Fraction | None = Field(None, ge=0, le=1)
-    max_regression: Fraction = Field(0.01, ge=0, le=1)
-    max_latency_ms: float | None = Field(None, gt=0)
-    max_size_mb: float | None = Field(120.0, gt=0)

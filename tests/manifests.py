@@ -23,6 +23,7 @@ SECRETS = {
     "stlm-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
     "stlm-postgres": {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"},
     "stlm-mlflow": {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"},
+    "stlm-inspection": {"STLM_API_KEY"},
 }
 # KFP makes pods in the namespace, too, and gives them this label.
 KFP_POD = {"pipelines.kubeflow.org/v2_component": "true"}

@@ -1,17 +1,19 @@
 #!/bin/sh
 # Inside a builder stage: install one set of requirements, PyTorch, or the entry point of stlm into /opt/stlm.
+# pip's report of what it installed, with the hashes of the archives, is left in /build/reports for the parts list.
 set -eu
 
 if [ -f /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi
-pip="/opt/stlm/bin/python -m pip install --quiet --no-compile --no-deps"
+mkdir -p /build/reports
+install="/opt/stlm/bin/python -m pip install --quiet --no-compile --report /build/reports/$1.json"
 
 case $1 in
 torch)
 	# A CPU build has no further packages; a CUDA build brings its libraries from the same index.
 	if ls "$TORCH_WHEELS"/torch-*.whl >/dev/null 2>&1; then
-		$pip --no-index --find-links "$TORCH_WHEELS" "$TORCH"
+		$install --no-deps --no-index --find-links "$TORCH_WHEELS" "$TORCH"
 	else
-		/opt/stlm/bin/python -m pip install --quiet --no-compile --index-url "$TORCH_INDEX" "$TORCH"
+		$install --index-url "$TORCH_INDEX" "$TORCH"
 	fi
 	;;
 stlm)
@@ -26,6 +28,6 @@ stlm)
 	/opt/stlm/bin/python /build/precompile.py "$@"
 	;;
 *)
-	$pip --require-hashes -r "/build/requirements/$1.txt"
+	$install --no-deps --require-hashes -r "/build/requirements/$1.txt"
 	;;
 esac

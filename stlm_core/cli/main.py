@@ -13,8 +13,10 @@ import typer
 
 from stlm_core.cli.cluster import check_freshness_command, fetch_images_command, record_outcome_command
 from stlm_core.cli.data import lines_app, sample_command
+from stlm_core.cli.keys import keys_app
 from stlm_core.cli.predict import predict_command
-from stlm_core.cli.registry import promote_command, rollback_command, status_command
+from stlm_core.cli.registry import promote_command, reject_command, rollback_command, status_command
+from stlm_core.cli.serve import serve_command
 from stlm_core.cli.steps import (
     cache_teacher_command,
     distill_command,
@@ -52,6 +54,7 @@ _COMMANDS: list[tuple[str, str, Callable[..., None]]] = [
     ("Pipeline steps, in order", "register", register_command),
     ("Pipeline steps, in order", "run", run_command),
     ("Registry", "promote", promote_command),
+    ("Registry", "reject", reject_command),
     ("Registry", "rollback", rollback_command),
     ("Registry", "status", status_command),
     ("Cluster", "task", task_command),
@@ -59,6 +62,7 @@ _COMMANDS: list[tuple[str, str, Callable[..., None]]] = [
     ("Cluster", "fetch-images", fetch_images_command),
     ("Cluster", "record-outcome", record_outcome_command),
     ("Use", "predict", predict_command),
+    ("Use", "serve", serve_command),
     ("Use", "summary", summary_command),
 ]
 for panel, name, command in _COMMANDS:
@@ -66,6 +70,7 @@ for panel, name, command in _COMMANDS:
 app.add_typer(lines_app, name="lines", rich_help_panel="Data")
 app.add_typer(weights_app, name="weights", rich_help_panel="Data")
 app.add_typer(data_app, name="data", rich_help_panel="Data")
+app.add_typer(keys_app, name="keys", rich_help_panel="Registry")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from stlm_core.cli.options import DEFAULT_PARAMS, Line, Params
 if TYPE_CHECKING:
     from stlm_core.integrations.mlflow_registry import Version
 
-KEPT_EXIT_CODE = 3
+KEPT_EXIT_CODE, HUMAN_EXIT_CODE = 3, 4
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the version.")]
@@ -29,7 +29,8 @@ def promote_command(
 ) -> None:
     """Put the line's challenger in service if it passes the gate.
 
-    Exit code 0: it is in service, or already was; 3: the gate keeps the champion.
+    Exit code 0: it is in service, or already was; 3: the gate keeps the champion; 4: the gate cannot decide, a person
+    has to: `--force --reason` is yes, `stlm reject` is no.
     """
     from stlm_core.config import load_line
     from stlm_core.steps.promote import promote
@@ -44,11 +45,17 @@ def promote_command(
         typer.echo(f"promote {line}: version {result.champion} {would or 'is '}champion{replaced}")
     else:
         kept = f"champion {result.champion} stays" if result.champion is not None else "nothing is in service"
-        typer.echo(f"promote {line}: version {result.challenger} {would or 'is '}kept back, {kept}")
+        verdict = f"{would or 'is '}kept back" if result.outcome == "kept" else "waits for a person"
+        typer.echo(f"promote {line}: version {result.challenger} {verdict}, {kept}")
     for sentence in result.reasons:
         typer.echo(f"  - {sentence}")
     if result.outcome == "kept":
         raise typer.Exit(KEPT_EXIT_CODE)
+    if result.outcome == "needs-human":
+        typer.echo(
+            f'yes: `stlm promote --line {line} --force --reason "..."`; no: `stlm reject --line {line} --reason ...`'
+        )
+        raise typer.Exit(HUMAN_EXIT_CODE)
 
 
 def rollback_command(
@@ -67,6 +74,20 @@ def rollback_command(
     typer.echo(
         f"rollback {line}: version {result.champion} {verb} champion again, version {result.withdrawn} withdrawn"
     )
+
+
+def reject_command(
+    line: Line,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the version.")],
+    params: Params = DEFAULT_PARAMS,
+    by: By = None,
+) -> None:
+    """Say no to the line's challenger: the champion stays."""
+    from stlm_core.config import load_line
+    from stlm_core.steps.promote import reject
+
+    number = reject(load_line(params, line), reason=reason, by=by)
+    typer.echo(f"reject {line}: version {number} waits no longer")
 
 
 def status_command(params: Params = DEFAULT_PARAMS) -> None:

@@ -39,6 +39,10 @@ _TRANSPOSE = {
 }
 
 
+class TooManyPixelsError(UserError):
+    """An image's header announces more pixels than are allowed; none of them was decoded."""
+
+
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode an image to uint8 (H, W, 3) RGB, values 0..255, EXIF orientation applied.
 
@@ -50,7 +54,16 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
         UserError: the file cannot be read, is not a known image, is truncated or corrupt, its header announces more
             than ``max_pixels`` pixels (checked before decoding), or its pixel format cannot be shown as 8-bit RGB.
     """
-    with open_image(path, read_content(path), max_pixels) as image:
+    return decode_image(path, read_content(path), max_pixels)
+
+
+def decode_image(path: Path, content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """The image in ``content`` by the rules of :func:`read_image`; ``path`` is only named.
+
+    Raises:
+        UserError: as :func:`read_image`; for too many pixels a :class:`TooManyPixelsError`.
+    """
+    with open_image(path, content, max_pixels) as image:
         orientation = stored_orientation(image)
         rgb = to_eight_bit(path, image)
         rgb = upright(rgb if rgb.mode == "RGB" else rgb.convert("RGB"), orientation)
@@ -179,7 +192,7 @@ def open_image(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Im
             refuse_costly_jpeg(path, content)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
-                raise UserError(
+                raise TooManyPixelsError(
                     f"{path}: {image.width} x {image.height} pixels is more than `data.max_pixels` = {max_pixels}"
                 )
             if image.format == "PNG":
@@ -193,7 +206,7 @@ def open_image(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Im
         found = re.search(r"\((\d+) pixels\)", str(error))
         size = f"{found[1]} pixels" if found else "it"
         limit = f"`data.max_pixels` = {max_pixels}" if max_pixels <= pillow_limit else f"{pillow_limit}, the most read"
-        raise UserError(f"{path}: {size} is more than {limit}") from None
+        raise TooManyPixelsError(f"{path}: {size} is more than {limit}") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image in a known format (PNG, JPEG, BMP, TIFF, WebP)") from None
     except MemoryError:

@@ -1,7 +1,8 @@
 """From a stream of predictions to metrics, tables, curves and examples.
 
 Memory, whatever the number of images: 7 MB of histograms for the good images and for each defect type, a
-bounded number of thumbnails, and one table row an image. Maps and images are let go one by one.
+bounded number of thumbnails, and a table row and a few kilobytes of evidence an image. Maps and images are let go one
+by one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from stlm_core.errors import StlmError
+from stlm_core.evaluation.evidence import Evidence
+from stlm_core.evaluation.evidence_collector import EvidenceCollector
 from stlm_core.evaluation.examples import Example, ExampleCollector, outcome_of
 from stlm_core.evaluation.intervals import wilson
 from stlm_core.evaluation.metrics import (
@@ -32,7 +35,9 @@ from stlm_core.evaluation.predictions import GOOD, Prediction
 
 Metrics = dict[str, float | int]
 
-IMAGE_COLUMNS = ("path", "label", "defect_type", "raw_score", "score", "is_anomalous", "outcome", "has_mask")
+IMAGE_COLUMNS = (
+    *("path", "label", "defect_type", "raw_score", "score", "is_anomalous", "outcome", "has_mask", "sha256", "group"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Evaluation:
     ``metrics``: flat, fractions of 1 and counts; what is not defined is absent and ``notes`` says why. ``images``: a
     row an image, columns :data:`IMAGE_COLUMNS`. ``defects``: a row a defect type, worst recall first, not defined
     values are NaN (empty in CSV). ``curves``: "roc" and "pixel_roc" (fpr, tpr, threshold), "pro" (fpr, pro,
-    threshold), those that are defined. ``examples``: worst misses first.
+    threshold), those that are defined. ``examples``: worst misses first. ``evidence``: what promotions compare.
     """
 
     metrics: Metrics
@@ -51,6 +56,7 @@ class Evaluation:
     curves: dict[str, pd.DataFrame]
     examples: list[Example]
     notes: list[str]
+    evidence: Evidence
 
 
 def evaluate_predictions(
@@ -70,7 +76,7 @@ def evaluate_predictions(
             image or mask; the message names the image.
     """
     pixels: dict[str, PixelHistograms | ExactPixels] = {GOOD: pixel_accumulator(exact)}
-    examples = ExampleCollector(report_images)
+    examples, evidence = ExampleCollector(report_images), EvidenceCollector()
     rows = []
     for prediction in predictions:
         _check(prediction)
@@ -89,11 +95,14 @@ def evaluate_predictions(
                 rejected,
                 outcome,
                 has_mask,
+                prediction.sha256,
+                prediction.group,
             )
         )
         if prediction.label == 0 or has_mask:
             group = GOOD if prediction.label == 0 else prediction.defect_type
             _update(pixels.setdefault(group, pixel_accumulator(exact)), prediction)
+        evidence.add(prediction, score, rejected)
     images = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)).astype(
         {"label": "int64", "raw_score": "float64", "score": "float64", "is_anomalous": "bool", "has_mask": "bool"}
     )
@@ -109,6 +118,7 @@ def evaluate_predictions(
         curves=_curves(image_level, pixel_level),
         examples=examples.selected(),
         notes=_notes(images),
+        evidence=evidence.build(),
     )
 
 

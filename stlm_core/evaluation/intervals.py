@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _Z95 = 1.959963984540054
+_BISECTIONS = 60  # to the last digits of a float
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
@@ -18,3 +19,33 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     low = 0.0 if count == 0 else max(0.0, centre - half)
     high = 1.0 if count == total else min(1.0, centre + half)
     return low, high
+
+
+def binomial_low(count: int, total: int, confidence: float) -> float:
+    """The share that the true one exceeds with that confidence: exact, one-sided (Clopper and Pearson 1934).
+
+    ``count`` of ``total`` > 0 -> in [0, 1]: the share under which ``count`` or more would be seen with probability
+    1 - ``confidence``.
+    """
+    if count == 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _tail(count, total, middle) < 1 - confidence else (low, middle)
+    return low
+
+
+def _tail(count: int, total: int, share: float) -> float:
+    """Probability of ``count`` or more of ``total``; 0 < share < 1."""
+    whole = math.lgamma(total + 1)
+    return math.fsum(
+        math.exp(
+            whole
+            - math.lgamma(each + 1)
+            - math.lgamma(total - each + 1)
+            + each * math.log(share)
+            + (total - each) * math.log1p(-share)
+        )
+        for each in range(count, total + 1)
+    )

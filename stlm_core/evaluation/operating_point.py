@@ -22,6 +22,7 @@ from stlm_core.errors import UserError
 CLAMP = 1e-6  # raw scores are kept this far from 0 and 1 before the logit
 _MEDIAN_GOOD_SCORE = 0.1  # where the calibration puts the median held-back good image
 _SCALE_LIMITS = (0.1, 20.0)
+_BISECTIONS = 50  # to the last digits of a float
 _ABOVE_HALF = np.nextafter(np.float32(0.5), np.float32(1))
 
 FloatArray = npt.NDArray[np.float32]
@@ -65,6 +66,19 @@ class OperatingPoint:
     def is_anomalous(self, raw: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Decision for raw scores in [0, 1]: above the threshold."""
         return np.asarray(raw, dtype=np.float32) > np.float32(self.raw_threshold)
+
+    def false_reject_bound(self, confidence: float) -> float:
+        """The false-reject rate that this very threshold does not exceed with probability ``confidence``, in [0, 1].
+
+        The quantile of Beta(n + 1 - k, k); with ties among the held-back scores it errs on the safe side.
+        """
+        n = self.calibration_images
+        rank = n + 1 - round(self.guaranteed_false_reject * (n + 1))
+        low, high = 0.0, 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if _confidence(n, rank, middle) >= confidence else (middle, high)
+        return high
 
     def explain(self) -> str:
         """The operating point in plain words, for a report."""

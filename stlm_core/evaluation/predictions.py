@@ -17,7 +17,8 @@ class Prediction:
     ``path``: the image's name in tables and messages. ``label``: 0 good, 1 anomalous. ``defect_type``: "good" for
     good images. ``raw_score``: in [0, 1], before calibration. ``anomaly_map``: (H, W) in [0, 1]. ``mask``: (H, W) bool,
     True where anomalous; None for good images, and for anomalous images without ground truth, which then count at
-    image level only. ``image``: uint8 (H, W, 3) RGB.
+    image level only. ``image``: uint8 (H, W, 3) RGB. ``sha256`` of the image file and ``group``, the physical part that
+    it shows, tell images apart; "" if not known.
     """
 
     path: str
@@ -27,3 +28,5 @@ class Prediction:
     anomaly_map: npt.NDArray[np.floating]
     mask: npt.NDArray[np.bool_] | None
     image: npt.NDArray[np.uint8]
+    sha256: str = ""
+    group: str = ""

@@ -10,7 +10,36 @@ from stlm_core.evaluation.operating_point import OperatingPoint
 
 Tone = Literal["good", "warn", "bad", "neutral"]
 
-# Colours of the report only; what may ship is decided by the promotion policy.
+# name, title, what it means; in the order of the tables
+FIGURES = (
+    (
+        "image_auroc",
+        "Image AUROC",
+        "How well scores rank parts: the chance that a defective part scores above a good one.",
+    ),
+    ("image_ap", "Image AP", "Precision averaged over recall; depends on the share of defects in the test set."),
+    (
+        "image_f1_max",
+        "Image F1, best",
+        "The best balance of precision and recall that any threshold reaches; needs defects to find it.",
+    ),
+    (
+        "pixel_auroc",
+        "Pixel AUROC",
+        "The chance that a defective pixel scores above a normal one; large defects dominate.",
+    ),
+    ("pixel_ap", "Pixel AP", "As image AP, over pixels: strict, because defective pixels are rare."),
+    ("pixel_f1_max", "Pixel F1, best", "The best agreement of a thresholded heat map with the ground truth."),
+    (
+        "aupro_30",
+        "AUPRO, up to 30%",
+        "Mean share of each defect that is covered, every defect counting the same, while up to 30% of normal "
+        "pixels are marked.",
+    ),
+    ("aupro_05", "AUPRO, up to 5%", "The same while up to 5% of normal pixels are marked: the useful range."),
+)
+
+# Colours of the pages only; what may ship is decided by the promotion policy.
 _RECALL_GOOD, _RECALL_WARN = 0.9, 0.6
 _OVERLAP_GOOD, _OVERLAP_WARN = 0.85, 0.5
 

@@ -44,10 +44,16 @@ class ExportFacts:
     @property
     def teacher_license(self) -> str:
         """Licence of the teacher's weights with the data behind them."""
-        entry = CATALOG.get(self.detector.teacher)
-        if entry is None or entry.sha256 != self.detector.teacher_sha256:
+        if not self.teacher_known:
             return "not known: the weights are not those of the catalogue"
+        entry = CATALOG[self.detector.teacher]
         return f"{entry.license}; trained on {entry.trained_on}"
+
+    @property
+    def teacher_known(self) -> bool:
+        """Whether the teacher's weights are the catalogue's of that name."""
+        entry = CATALOG.get(self.detector.teacher)
+        return entry is not None and entry.sha256 == self.detector.teacher_sha256
 
     @property
     def non_commercial(self) -> tuple[str, ...]:

@@ -1,163 +1,201 @@
-"""The model card in Markdown: what the detector is for, what it was made of, what it was measured to do."""
+"""The model card's content: what the detector is for, what it was made of, what it was measured to do.
+
+One set of facts and sentences; :mod:`~stlm_core.export.model_card_markdown` and
+:mod:`~stlm_core.export.model_card_html` show them. All texts are plain: escaping is the renderers' work.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from stlm_core.evaluation.verdict import FIGURES, Verdict, verdicts
 from stlm_core.export.facts import ExportFacts
 from stlm_core.export.latency import LatencyReport
+from stlm_core.export.model_card_findings import Findings
+from stlm_core.export.model_card_limits import limits
+from stlm_core.export.model_card_making import (
+    Code,
+    Making,
+    architecture,
+    data_rows,
+    file_rows,
+    plain,
+    reproduce,
+    seeds_text,
+)
+from stlm_core.export.model_card_operating import Operating, operating
+from stlm_core.export.model_card_weak import Weakness, weakness
 from stlm_core.export.parity import ParityReport
 
-_METRICS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "aupro_30": "AUPRO@0.3",
-    "aupro_05": "AUPRO@0.05",
-    "recall_at_budget": "recall at the false-reject budget",
-    "false_reject_rate": "false-reject rate",
-}
+Row = tuple[str, str]
+_BOOTSTRAP, _WILSON, _UNKNOWN = "bootstrap over test images", "Wilson, over test images", "spread not measured"
+_SHARES = (
+    ("recall_at_budget", "Recall at the threshold", "Share of the defective test images that are rejected."),
+    ("false_reject_rate", "False rejects", "Share of the good test images that are rejected."),
+)
+
+USES = (
+    "Marking parts that look unlike the good parts it was trained on, and showing where, for an inspector or a sorter "
+    "with a person behind it.",
+    "Photographs taken as the training images were: same camera, position, light, and kind of part.",
+    "Looking for defects of any kind, also of kinds never seen before, as long as the photograph shows them: it "
+    "learned from good parts only. How many it finds was measured for the kinds below and for no others.",
+)
+NOT_FOR = (
+    "Safety. It is not a safety device, and no part of one.",
+    "Measuring. It gives no sizes, depths or tolerances, and no cause or name of a defect.",
+    "Other parts, cameras or light than those of its training images. After such a change, train and calibrate again.",
+    "Releasing parts without any other check where a missed defect does harm: no detector finds them all.",
+)
 
 
-def model_card(facts: ExportFacts, parity: ParityReport, latency: LatencyReport) -> str:
-    """The card as Markdown, a function of its arguments alone."""
-    sections = [
-        f"# Anomaly detector for the line `{facts.line}`",
-        _use(facts),
-        "## Data and licences",
-        _licences(facts),
-        "## Measured on the test split",
-        _metrics(facts.metrics),
-        "## Operating point",
-        _operating_point(facts),
-        "## Does the file say what the trained model says?",
-        _parity(parity),
-        "## Speed and size",
-        _latency(latency),
-        "## How to reproduce",
-        _reproduce(facts),
-    ]
-    return "\n\n".join(sections) + "\n"
+@dataclass(frozen=True)
+class Flag:
+    """A warning at the top. ``tone``: "bad" or "warn"."""
+
+    tone: str
+    title: str
+    text: str
 
 
-def _use(facts: ExportFacts) -> str:
-    return (
-        "## Intended use\n\n"
-        f"Finds visible defects on parts of the line `{facts.line}` in photographs taken as the training images were: "
-        "same camera position, light and kind of part. It was trained on good parts only, so it marks what looks "
-        "unlike them, known defect or not. It supports an inspector or a sorter; it is not a safety device, does not "
-        "measure sizes, and says nothing about defects that a photograph does not show. After a change of camera, "
-        "light or part it must be trained and calibrated again.\n\n"
-        f"Input: uint8 RGB images of any size (looked at in {facts.detector.size} x {facts.detector.size} pixels: "
-        "defects that vanish at that size cannot be found). Output: score in [0, 1], anomaly map, decision "
-        "(score > 0.5)."
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure, a fraction of 1, with its 95 % interval where ``spread`` says how it was found."""
+
+    name: str
+    title: str
+    meaning: str
+    value: float
+    low: float | None
+    high: float | None
+    spread: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything on the card, in its order. Pairs are name and value; a value may be :class:`Code`."""
+
+    line: str
+    summary: str
+    flags: tuple[Flag, ...]
+    identity: tuple[Row, ...]
+    verdicts: tuple[Verdict, ...]
+    operating: Operating
+    point: str
+    figures: tuple[Figure, ...]
+    undefined: tuple[str, ...]
+    measured_on: str
+    weakness: Weakness
+    limits: tuple[str, ...]
+    data: tuple[Row, ...]
+    model: str
+    teacher: tuple[Row, ...]
+    parity: ParityReport
+    latency: LatencyReport
+    commands: tuple[str, ...]
+    files: tuple[Row, ...]
+    repeatable: str
+
+
+def model_card(
+    facts: ExportFacts, parity: ParityReport, latency: LatencyReport, findings: Findings, making: Making
+) -> ModelCard:
+    """The card, a function of its arguments alone."""
+    line = plain(facts.line)
+    figures = _figures(facts.metrics, findings)
+    return ModelCard(
+        line=line,
+        summary=(
+            f"Looks at a photograph of a part of the line {line} and says how unlike the good parts of its training "
+            "it is, whether to reject it, and where it differs."
+        ),
+        flags=_flags(facts),
+        identity=(
+            ("ONNX file, sha256", Code(parity.onnx_sha256)),
+            ("code", Code(plain(facts.code_version))),
+            ("commit", Code(plain(facts.git_revision)) if facts.git_revision else "not known"),
+            ("profile", plain(facts.profile) or "not recorded"),
+        ),
+        verdicts=tuple(verdicts(facts.metrics, facts.operating_point)),
+        operating=operating(facts.operating_point, facts.metrics),
+        point=facts.operating_point.explain(),
+        figures=figures,
+        undefined=tuple(title for name, title, _ in (*FIGURES, *_SHARES) if name not in facts.metrics),
+        measured_on=_measured_on(facts, making),
+        weakness=weakness(findings),
+        limits=limits(facts, findings, making),
+        data=data_rows(facts, findings, making),
+        model=architecture(facts, making),
+        teacher=(
+            ("teacher", plain(facts.detector.teacher) or "not recorded"),
+            ("weights, sha256", Code(facts.detector.teacher_sha256) if facts.detector.teacher_sha256 else "unknown"),
+            ("licence", plain(facts.teacher_license)),
+        ),
+        parity=parity,
+        latency=latency,
+        commands=reproduce(facts, making),
+        files=file_rows(facts, making, parity.onnx_sha256),
+        repeatable=_repeatable(facts),
     )
 
 
-def _licences(facts: ExportFacts) -> str:
-    rows = [
-        ("images", ", ".join(f"{count} {split}" for split, count in facts.images.items())),
-        ("data sha256", f"`{facts.dataset_sha256}`"),
-        ("data licence", facts.data_license),
-        ("teacher", f"{facts.detector.teacher or 'not recorded'}, sha256 `{facts.detector.teacher_sha256 or '-'}`"),
-        ("teacher licence", facts.teacher_license),
-    ]
-    text = _table(("what", "value"), rows)
+def _flags(facts: ExportFacts) -> tuple[Flag, ...]:
+    flags = []
     if facts.non_commercial:
-        text += f"\n\n**These weights are not for commercial use: {'; '.join(facts.non_commercial)}.**"
+        why = plain("; ".join(facts.non_commercial))
+        flags.append(Flag("bad", "Not for commercial use", f"These weights are not for commercial use: {why}."))
     if facts.data_license == "unknown":
-        text += (
-            "\n\n**The licence of the line's images is not recorded.** Set `data.license` of the line before the model "
-            "leaves the house."
+        flags.append(
+            Flag(
+                "warn",
+                "Licence of the images unknown",
+                "The licence of the line's images is not recorded. Set data.license of the line before the model "
+                "leaves the house.",
+            )
         )
-    return text
+    if not facts.teacher_known:
+        flags.append(
+            Flag(
+                "warn",
+                "Licence of the teacher unknown",
+                "The teacher's weights are not those of the catalogue, so their licence is not known here. Find it "
+                "out before the model leaves the house.",
+            )
+        )
+    return tuple(flags)
 
 
-def _metrics(metrics: Mapping[str, float]) -> str:
-    rows = []
-    for name, label in _METRICS.items():
+def _figures(metrics: Mapping[str, float], findings: Findings) -> tuple[Figure, ...]:
+    found = []
+    for name, title, meaning in (*FIGURES, *_SHARES):
         if name not in metrics:
             continue
-        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-        interval = f"{low:.1%} to {high:.1%}" if low is not None and high is not None else ""
-        rows.append((label, f"{metrics[name]:.2%}", interval))
-    if not rows:
-        return "The line has no defective test images, or no test images at all: nothing could be measured."
-    counts = (
-        f"{metrics['test_good']:.0f} good and {metrics['test_anomalous']:.0f} defective test images, never used for "
-        "training or for the threshold. One training run: the spread over seeds is not in these figures."
-        if {"test_good", "test_anomalous"} <= metrics.keys()
-        else ""
-    )
-    return "\n\n".join(part for part in (_table(("metric", "value", "95 % interval"), rows), counts) if part)
+        low, high, spread = metrics.get(f"{name}_low"), metrics.get(f"{name}_high"), _WILSON
+        if low is None or high is None:
+            (low, high), spread = findings.spread.get(name, (None, None)), _BOOTSTRAP
+        found.append(Figure(name, title, meaning, metrics[name], low, high, _UNKNOWN if low is None else spread))
+    return tuple(found)
 
 
-def _operating_point(facts: ExportFacts) -> str:
-    point = facts.operating_point
-    lines = [
-        f"Budget: {_per_thousand(point.budget)} good parts may be rejected.",
-        f"Guarantee, on average over calibration sets: at most {_per_thousand(point.guaranteed_false_reject)}.",
-    ]
-    if "false_reject_rate" in facts.metrics:
-        lines.append(f"Measured on the good test images: {_per_thousand(facts.metrics['false_reject_rate'])}.")
-    if "recall_at_budget" in facts.metrics:
-        lines.append(f"Of defective test parts it finds {_per_thousand(facts.metrics['recall_at_budget'])}.")
-    return "\n".join(f"- {line}" for line in lines) + f"\n\n{point.explain()}"
-
-
-def _parity(parity: ParityReport) -> str:
-    rows = [
-        (
-            str(case.batch),
-            f"{case.width} x {case.height}",
-            str(case.images),
-            f"{case.max_abs_score:.1e}",
-            f"{case.max_abs_map:.1e}",
-            f"{case.flipped} ({case.excused} within tolerance of the threshold)" if case.flipped else "0",
-        )
-        for case in parity.cases
-    ]
-    versions = ", ".join(f"{name} {version}" for name, version in parity.versions.items())
-    table = _table(("batch", "image size", "images", "score, max abs", "map, max abs", "decisions changed"), rows)
-    verdict = "Passed" if parity.passed else "FAILED"
+def _measured_on(facts: ExportFacts, making: Making) -> str:
+    if not {"test_good", "test_anomalous"} <= facts.metrics.keys() or not facts.images.get("test"):
+        return "The line has no test images: nothing could be measured, only the operating point is known."
+    good, anomalous = int(facts.metrics["test_good"]), int(facts.metrics["test_anomalous"])
     return (
-        f"{verdict}: torch against ONNX Runtime on {len(parity.images)} real images, tolerance "
-        f"{parity.score_tolerance:.0e} on scores and {parity.tolerance:.0e} on maps ({versions}; "
-        f"{', '.join(parity.providers)}).\n\n{table}"
+        f"{good:,} good and {anomalous:,} defective test images, never used for training or for the threshold. "
+        f"One training run ({seeds_text(making.seeds)}): the spread over seeds is not known from it."
     )
 
 
-def _latency(latency: LatencyReport) -> str:
-    threads = f"{latency.threads} threads" if latency.threads else f"all {latency.cores} cores"
-    rows = [
-        ("one image, median", f"{latency.p50_ms:.1f} ms"),
-        ("one image, 95th percentile", f"{latency.p95_ms:.1f} ms"),
-        ("file", f"{latency.size_mb:.1f} MB"),
-    ]
-    return (
-        f"{_table(('what', 'value'), rows)}\n\n{latency.width} x {latency.height} pixels, {latency.runs} runs after "
-        f"{latency.warm_up} of warm-up, ONNX Runtime {latency.onnxruntime} on {latency.cpu}, {threads}."
+def _repeatable(facts: ExportFacts) -> str:
+    text = (
+        "The same code, images, settings and seeds give the same weights on the same kind of processor with the same "
+        "library versions, and at the same commit the same ONNX file, byte for byte. Elsewhere figures agree closely, "
+        "hashes do not."
     )
-
-
-def _reproduce(facts: ExportFacts) -> str:
-    revision = f"git checkout {facts.git_revision.removesuffix('-dirty')}\n" if facts.git_revision else ""
-    dirty = (
-        "\n\nThe checkout had local changes when this file was made." if facts.git_revision.endswith("-dirty") else ""
-    )
-    return (
-        f"```\n{revision}dvc pull\nstlm export --line {facts.line}\n```\n\n"
-        f"Code {facts.code_version}, profile `{facts.profile}`, detector sha256 `{facts.detector_sha256}`.{dirty}"
-    )
-
-
-def _per_thousand(fraction: float) -> str:
-    return f"{fraction * 1000:.0f} of 1000"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    if facts.git_revision.endswith("-dirty"):
+        text += " The checkout had local changes when this file was made: the commit alone does not give it back."
+    if not facts.git_revision:
+        text += " The commit of the code is not known."
+    return text

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_REGISTRY_VARIABLE = "MLFLOW_REGISTRY_URI"
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 # MLflow's own defaults keep trying an absent server for minutes.
@@ -44,7 +45,7 @@ class Tracking:
 
 
 def tracking_uri(root: Path) -> str:
-    """``MLFLOW_TRACKING_URI``, or an SQLite database beside ``params.yaml``."""
+    """``MLFLOW_TRACKING_URI``, or an SQLite database beside ``params.yaml``; may hold credentials."""
     return os.environ.get(URI_VARIABLE) or f"{_SQLITE}{root / 'mlflow.db'}"
 
 
@@ -54,21 +55,25 @@ def without_credentials(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def open_tracking(root: Path) -> Iterator[Tracking]:
+def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
     """Connect to the MLflow of the project in ``root`` and make it MLflow's current one meanwhile.
 
     Environment and MLflow's global address are put back at the end. Settings of MLflow that the user has made in the
     environment are kept.
 
+    Args:
+        uri: another address, for models and runs alike, whatever the environment says.
+
     Raises:
         UserError: the address is not usable, or nothing answers there.
         StlmError: MLflow refused a request made inside the ``with`` block.
     """
-    uri = tracking_uri(root)
+    registry = {} if uri is None else {_REGISTRY_VARIABLE: uri}
+    uri = uri or tracking_uri(root)
     database = _sqlite_file(uri)
     if database is not None:
         _check_database(database, uri)
-    with _environment({**_PATIENCE, **_QUIET}, keep=True):
+    with _environment(registry, keep=False), _environment({**_PATIENCE, **_QUIET}, keep=True):
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -81,7 +86,8 @@ def open_tracking(root: Path) -> Iterator[Tracking]:
             _probe(client, uri)
             yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
         except MlflowException as error:
-            raise StlmError(f"MLflow at {without_credentials(uri)}: {first_line(error)}") from error
+            told = re.sub(r"://[^/@\s]*@", "://", first_line(error))
+            raise StlmError(f"MLflow at {without_credentials(uri)}: {told}") from error
         finally:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
 

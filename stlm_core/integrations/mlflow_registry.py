@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stlm_core.errors import StlmError
-from stlm_core.files import exclusive_lock
+from stlm_core.files import exclusive_lock, sha256_file
 from stlm_core.integrations.mlflow_client import Tracking
-from stlm_core.integrations.mlflow_run import LoggedRun
+from stlm_core.integrations.names import MODEL_FILE
+from stlm_core.integrations.registry_lock import Lease, bakery_lock
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+    from stlm_core.integrations.mlflow_run import LoggedRun
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 REPLACES = "replaces"
@@ -42,11 +46,28 @@ class Registry:
     """The registered model ``stlm-<line>``."""
 
     def __init__(self, tracking: Tracking, line: str) -> None:
-        self.name = f"stlm-{line}"
+        self.name, self.line = f"stlm-{line}", line
         self._client = tracking.client
+        self._lease: Lease | None = None
 
-    def add(self, run: LoggedRun, tags: Mapping[str, str], description: str) -> Version:
-        """A new version of a logged model, with all its tags from the first moment."""
+    @contextmanager
+    def locked(self, purpose: str) -> Iterator[None]:
+        """Nobody else changes the line's versions and aliases meanwhile; writes are refused when the time is up.
+
+        What takes long is to be done before. The registered model must exist.
+
+        Raises:
+            UserError: another command holds it for too long.
+        """
+        with bakery_lock(_Tags(self._client, self.name), f"line {self.line}: {purpose}") as lease:
+            self._lease = lease
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def create(self) -> None:
+        """Make the registered model, if it is not there."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -54,6 +75,22 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+    def exists(self) -> bool:
+        """Whether anything was ever registered."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return False
+            raise
+        return True
+
+    def add(self, run: LoggedRun, tags: Mapping[str, str], description: str) -> Version:
+        """A new version of a logged model, with all its tags from the first moment; :meth:`create` comes before."""
+        self._check_lease()
         created = self._client.create_model_version(
             self.name,
             source=f"models:/{run.model_id}",
@@ -119,6 +156,7 @@ class Registry:
     def point(self, alias: str, number: int | None) -> None:
         """Let an alias point to a version, or with None to nothing; writes only what differs."""
         current = self.aliases().get(alias)
+        self._check_lease()
         if number is None and current is not None:
             self._client.delete_registered_model_alias(self.name, alias)
         elif number is not None and current != number:
@@ -127,6 +165,7 @@ class Registry:
     def tag(self, number: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""
         for key, value in tags.items():
+            self._check_lease()
             self._client.set_model_version_tag(self.name, str(number), key, value)
 
     def untag(self, number: int, *keys: str) -> None:
@@ -134,13 +173,57 @@ class Registry:
         version = self.version(number)
         for key in keys:
             if version is not None and key in version.tags:
+                self._check_lease()
                 self._client.delete_model_version_tag(self.name, str(number), key)
+
+    def model_file(self, version: Version, folder: Path) -> Path:
+        """Fetch a version's ONNX file into ``folder``; its sha256 is the one that was registered.
+
+        Raises:
+            StlmError: it cannot be fetched, or is not the file that was registered.
+        """
+        import mlflow.artifacts
+
+        where = f"{self.name} version {version.number}"
+        try:
+            uri = f"models:/{self.name}/{version.number}/{MODEL_FILE}"
+            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+            found = sha256_file(path)
+        except OSError as error:
+            raise StlmError(f"{MODEL_FILE} of {where}: cannot be fetched: {error}") from None
+        if found != version.tags.get("onnx_sha256"):
+            raise StlmError(f"{MODEL_FILE} of {where}: its sha256 is {found}, not the one that was registered")
+        return path
+
+    def keep_file(self, run_id: str, path: Path, folder: str) -> None:
+        """Put a file among those of a run."""
+        self._client.log_artifact(run_id, str(path), folder)
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def run_json(self, run_id: str, artifact: str) -> dict[str, Any] | None:
         """A JSON object among a run's files; None if run or file is gone, or it is no JSON object.
 
         Raises:
             StlmError: the file is there and cannot be read.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.run_file(run_id, artifact, Path(folder))
+            try:
+                value = None if path is None else json.loads(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise StlmError(f"{artifact} of MLflow run {run_id}: cannot be read: {error}") from None
+            except ValueError:
+                return None
+        return value if isinstance(value, dict) else None
+
+    def run_file(self, run_id: str, artifact: str, folder: Path) -> Path | None:
+        """Fetch one of a run's files into ``folder``; None if run or file is gone.
+
+        Raises:
+            StlmError: the file is there and cannot be fetched.
         """
         from mlflow.exceptions import MlflowException
 
@@ -152,19 +235,37 @@ class Registry:
             raise
         if artifact not in [entry.path for entry in listed]:
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                local = self._client.download_artifacts(run_id, artifact, folder)
-                value = json.loads(Path(local).read_text(encoding="utf-8"))
-            except OSError as error:
-                raise StlmError(f"{artifact} of MLflow run {run_id}: cannot be read: {error}") from None
-            except ValueError:
-                return None
-        return value if isinstance(value, dict) else None
+        try:
+            return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
+        except OSError as error:
+            raise StlmError(f"{artifact} of MLflow run {run_id}: cannot be fetched: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Tags:
+    """The tags of a registered model, as the lock wants them."""
+
+    client: MlflowClient
+    name: str
+
+    def read(self) -> Mapping[str, str]:
+        return dict(self.client.get_registered_model(self.name).tags)
+
+    def write(self, key: str, value: str) -> None:
+        self.client.set_registered_model_tag(self.name, key, value)
+
+    def remove(self, key: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.delete_registered_model_tag(self.name, key)
+        except MlflowException:
+            if key in self.read():  # otherwise somebody else was clearing it away, too
+                raise
 
 
 def registry_lock(root: Path, line: str) -> AbstractContextManager[None]:
-    """One command at a time changes a line's aliases from this project folder.
+    """One command at a time works on a line from this project folder; :meth:`Registry.locked` is for all machines.
 
     Raises:
         UserError: on entering: another one is at it, or the lock cannot be made.

@@ -10,12 +10,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stlm_core.errors import UserError
-from stlm_core.files import sha256_bytes
+from stlm_core.files import sha256_bytes, sha256_file, write_json_atomic
 from stlm_core.integrations.mlflow_client import Tracking
+from stlm_core.integrations.mlflow_model import HASHES, save_model
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
 ONNX_TAG = "stlm.onnx_sha256"
 MODEL_TAG = "stlm.model_id"
 SUPERSEDED_TAG = "stlm.superseded"
-MODEL_FILE = "model.onnx"
-_METRICS_A_REQUEST = 1000  # MLflow's limit, as is the next one
-_PARAMS_A_REQUEST = 100
+METRICS_A_REQUEST = 1000  # MLflow's limit, as is the next one
+PARAMS_A_REQUEST = 100
 _DIGEST_CHARACTERS = 36
 _NOT_IN_A_NAME = re.compile(r"[^\w\-./ ]", re.ASCII)
-_EXAMPLE_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class RunContent:
 
     ``curves``: prefix of the metric names -> CSV file with a column ``step`` and numeric ones. ``artifacts``: pairs of
     a file or folder and the folder it goes to in the run; "" for the top. ``dataset_source``: where the images are, as
-    written in ``params.yaml``.
+    written in ``params.yaml``. ``signature``: that of ``model``, see :mod:`stlm_core.integrity`.
     """
 
     experiment: str
@@ -51,6 +50,7 @@ class RunContent:
     dataset_source: str
     tags: Mapping[str, str]
     model: bytes
+    signature: str | None = None
 
     @property
     def onnx_sha256(self) -> str:
@@ -77,13 +77,18 @@ def finish_run(tracking: Tracking, content: RunContent) -> LoggedRun:
         UserError: a curve is not a table of numbers.
     """
     experiment_id = experiment_of(tracking, content.experiment)
-    for run in _runs_of(tracking, experiment_id, content.onnx_sha256):
+    return earlier_run(tracking, experiment_id, content.onnx_sha256) or _log_run(tracking, experiment_id, content)
+
+
+def earlier_run(tracking: Tracking, experiment_id: str, onnx_sha256: str) -> LoggedRun | None:
+    """The finished run of that file, if there is one; what was begun and never ended is marked, see above."""
+    for run in _runs_of(tracking, experiment_id, onnx_sha256):
         if run.info.status == "FINISHED" and (logged := _whole(tracking, run)) is not None:
             return logged
         if run.info.status == "RUNNING":
             tracking.client.set_tag(run.info.run_id, SUPERSEDED_TAG, "true")
             tracking.client.set_terminated(run.info.run_id, status="KILLED")
-    return _log_run(tracking, experiment_id, content)
+    return None
 
 
 def _log_run(tracking: Tracking, experiment_id: str, content: RunContent) -> LoggedRun:
@@ -94,9 +99,9 @@ def _log_run(tracking: Tracking, experiment_id: str, content: RunContent) -> Log
     run = client.create_run(experiment_id, tags=tags, run_name=content.run_name)
     run_id = run.info.run_id
     params = [Param(key, value) for key, value in sorted(content.params.items())]
-    for part in _parts(params, _PARAMS_A_REQUEST):
+    for part in in_parts(params, PARAMS_A_REQUEST):
         client.log_batch(run_id, params=part)
-    for batch in _parts(list(_metrics(content)), _METRICS_A_REQUEST):
+    for batch in in_parts(list(_metrics(content)), METRICS_A_REQUEST):
         client.log_batch(run_id, metrics=batch)
     dataset = Dataset(
         name=content.dataset_name,
@@ -109,55 +114,46 @@ def _log_run(tracking: Tracking, experiment_id: str, content: RunContent) -> Log
     for path, folder in content.artifacts:
         log = client.log_artifacts if path.is_dir() else client.log_artifact
         log(run_id, str(path), folder or None)
-    model_id = _log_model(tracking, experiment_id, run_id, content.model)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_json_atomic(Path(scratch) / HASHES, _hashes(content.artifacts))
+        client.log_artifact(run_id, str(Path(scratch) / HASHES))
+    model_id = _log_model(tracking, experiment_id, run_id, content)
     client.set_tag(run_id, MODEL_TAG, model_id)
     client.set_terminated(run_id)
     return LoggedRun(run_id, experiment_id, model_id)
 
 
-def _log_model(tracking: Tracking, experiment_id: str, run_id: str, content: bytes) -> str:
-    """Log the file as an MLflow model: one file, byte for byte the one that was proven."""
-    import mlflow.onnx
-    import numpy as np
-    import onnx
-    import onnxruntime
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
+def _hashes(artifacts: Sequence[tuple[Path, str]]) -> dict[str, str]:
+    """sha256 of every file, by its path in the run."""
+    found = {}
+    for path, folder in artifacts:
+        for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
+            name = file.relative_to(path if path.is_dir() else path.parent)
+            found[(PurePosixPath(folder) / name.as_posix()).as_posix()] = sha256_file(file)
+    return found
 
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3), "image")]),
-        outputs=Schema(
-            [
-                TensorSpec(np.dtype("float32"), (-1,), "score"),
-                TensorSpec(np.dtype("float32"), (-1, -1, -1), "anomaly_map"),
-                TensorSpec(np.dtype("bool"), (-1,), "is_anomalous"),
-            ]
-        ),
-    )
-    ramp = np.arange(_EXAMPLE_SIDE, dtype=np.uint8) * (256 // _EXAMPLE_SIDE)
-    example = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=-1)[None]
+
+def _log_model(tracking: Tracking, experiment_id: str, run_id: str, content: RunContent) -> str:
+    """Log the file as an MLflow model: one file, byte for byte the one that was proven."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import Model
+
     client = tracking.client
     logged = client.create_logged_model(experiment_id, name="model", source_run_id=run_id, model_type="onnx")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
-        mlflow.onnx.save_model(
-            onnx.load_model_from_string(content),
-            str(path),
-            mlflow_model=Model(
+        save_model(
+            path,
+            content.model,
+            Model(
                 artifact_path=logged.artifact_location,
                 run_id=run_id,
                 model_uuid=logged.model_id,
                 model_id=logged.model_id,
             ),
-            signature=signature,
-            input_example={"image": example},
-            pip_requirements=[f"mlflow=={mlflow.__version__}", f"onnxruntime=={onnxruntime.__version__}", "onnx"],
-            onnx_execution_providers=["CPUExecutionProvider"],
-            save_as_external_data=False,
+            signature=content.signature,
         )
-        (path / MODEL_FILE).write_bytes(content)
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     model_id: str = logged.model_id
@@ -256,5 +252,6 @@ def _number(text: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _parts(values: list[Any], size: int) -> Iterator[list[Any]]:
+def in_parts(values: list[Any], size: int) -> Iterator[list[Any]]:
+    """``values`` in lists of at most ``size``."""
     return (values[start : start + size] for start in range(0, len(values), size))

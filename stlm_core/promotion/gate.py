@@ -1,98 +1,75 @@
-"""The promotion gate: a pure function of what was measured and what was asked for, with its reasons in words."""
+"""The promotion gate: a pure function of what was measured and what was asked for, with its reasons in words.
+
+Three answers. A rule that fails keeps the champion. A rule that the data at hand cannot decide, such as a loss that may
+be chance, asks for a person: a small test set must neither stop every retraining nor wave everything through. Only when
+every rule holds is a challenger promoted. See docs/decisions/0014-promotion-policy.md.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from stlm_core.settings import PromoteConfig
+from stlm_core.evaluation.intervals import binomial_low
+from stlm_core.promote_settings import PromoteConfig
+from stlm_core.promotion.candidate import Candidate, Check, Decision
+from stlm_core.promotion.comparison import TITLES, Common, common_images, compare
 
 COMPARED = ("image_auroc", "aupro_30", "recall_at_budget")
-_ROUNDING = 1e-9  # 0.95 - 0.01 is not 0.94 in binary
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One registered version as the gate sees it.
-
-    ``metrics``: fractions of 1; what was not measured is absent. ``test_sha256``: digest of the test split that they
-    were measured on, "" if there was none. ``parity_passed``: None if the version has no proof. ``size_mb``,
-    ``latency_p95_ms``: None if not recorded. ``rolled_back``: why it was taken out of service before, or "".
-    """
-
-    version: int
-    metrics: Mapping[str, float]
-    test_sha256: str
-    parity_passed: bool | None
-    size_mb: float | None
-    latency_p95_ms: float | None
-    rolled_back: str = ""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One rule with its verdict and a sentence that states both figures."""
-
-    passed: bool
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the rules say. ``warnings`` are what a person should know but no rule forbids."""
-
-    checks: tuple[Check, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def promote(self) -> bool:
-        """Whether every rule holds."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """The rules that failed, or all of them if none did; then the warnings."""
-        decisive = [check.sentence for check in self.checks if check.passed == self.promote]
-        return (*decisive, *self.warnings)
+_ROUNDING = 1e-9
+_UNKNOWN_LICENSES = ("", "unknown")
 
 
 def decide(challenger: Candidate, champion: Candidate | None, policy: PromoteConfig) -> Decision:
-    """Judge a challenger by absolute floors and ceilings, its proof, and the champion if there is one.
-
-    The comparison with the champion needs figures from the same test split; on different ones only the floors
-    count, and a warning says so.
-    """
+    """Judge a challenger by absolute floors and ceilings, its proof, and the champion if there is one."""
     checks = [
         *_history(challenger),
         *_proof(challenger),
+        *_license(challenger, policy),
         *_floors(challenger, policy),
         *_ceilings(challenger, policy),
     ]
     warnings = []
+    false_rejects = _false_rejects(challenger, policy)
+    if isinstance(false_rejects, Check):
+        checks.append(false_rejects)
+    elif false_rejects:
+        warnings.append(false_rejects)
     if champion is None:
         warnings.append("there is no champion to compare with")
-    elif not challenger.test_sha256 or challenger.test_sha256 != champion.test_sha256:
-        warnings.append(
-            f"version {challenger.version} and champion {champion.version} were measured on different test images: "
-            "compared with the floors only"
-        )
+    elif challenger.evidence is not None and champion.evidence is not None:
+        common = common_images(challenger.evidence, champion.evidence)
+        checks += compare(common, champion.version, policy)
+        warnings += [*common.warnings, *_without_defects(common)]
     else:
-        checks += _regressions(challenger, champion, policy.max_regression)
-    return Decision(tuple(checks), tuple(warnings))
+        checks += _points(challenger, champion, policy.max_regression)
+    return Decision(tuple(checks), tuple(warnings), policy.undecided)
 
 
 def _history(challenger: Candidate) -> Iterator[Check]:
     if challenger.rolled_back:
-        yield Check(False, f"version {challenger.version} was rolled back before: {challenger.rolled_back}")
+        yield Check("history", "fail", f"version {challenger.version} was rolled back before: {challenger.rolled_back}")
 
 
 def _proof(challenger: Candidate) -> Iterator[Check]:
     if challenger.parity_passed is None:
-        yield Check(False, "there is no parity proof of exactly this file")
+        yield Check("parity", "fail", "there is no parity proof of exactly this file")
+    elif challenger.parity_passed:
+        yield Check("parity", "pass", "the parity proof passed")
     else:
-        verdict = "passed" if challenger.parity_passed else "failed"
-        yield Check(challenger.parity_passed, f"the parity proof {verdict}")
+        yield Check("parity", "fail", "the parity proof failed")
+
+
+def _license(challenger: Candidate, policy: PromoteConfig) -> Iterator[Check]:
+    if not policy.commercial:
+        return
+    if challenger.non_commercial:
+        told = f"commercial use is forbidden (promote.commercial): {challenger.non_commercial}"
+        yield Check("licence", "fail", told)
+    elif challenger.data_license.strip().lower() in _UNKNOWN_LICENSES:
+        yield Check("licence", "fail", "the licence of the images is unknown; set data.license (promote.commercial)")
+    else:
+        yield Check("licence", "pass", f"the licence {challenger.data_license} allows commercial use")
 
 
 def _floors(challenger: Candidate, policy: PromoteConfig) -> Iterator[Check]:
@@ -104,14 +81,18 @@ def _floors(challenger: Candidate, policy: PromoteConfig) -> Iterator[Check]:
     for name, floor in floors.items():
         if floor is None:
             continue
-        value = _measured(challenger, name)
+        title, value = TITLES[name], measured(challenger, name)
         if value is None:
-            yield Check(
-                False, f"{name} was not measured; with promote.min_{name} null it is not asked for (it is {floor:.4f})"
-            )
+            told = f"{title} was not measured; with promote.min_{name} null it is not asked for (it is {floor:.4f})"
+            yield Check(f"floor of {title}", "fail", told, {"floor": floor})
         else:
-            passed = value >= floor
-            yield Check(passed, f"{name} {value:.4f} is {'at least' if passed else 'below'} the floor {floor:.4f}")
+            verdict = "at least" if value >= floor else "below"
+            yield Check(
+                f"floor of {title}",
+                "pass" if value >= floor else "fail",
+                f"{title} {value:.4f} is {verdict} the floor {floor:.4f}",
+                {"value": value, "floor": floor},
+            )
 
 
 def _ceilings(challenger: Candidate, policy: PromoteConfig) -> Iterator[Check]:
@@ -123,30 +104,69 @@ def _ceilings(challenger: Candidate, policy: PromoteConfig) -> Iterator[Check]:
         if ceiling is None:
             continue
         if value is None or not math.isfinite(value):
-            yield Check(False, f"{name} was not recorded (the ceiling is {ceiling:g} {unit})")
+            yield Check(name, "fail", f"{name} was not recorded (the ceiling is {ceiling:g} {unit})")
         else:
-            passed = value <= ceiling
-            verdict = "at most" if passed else "above"
-            yield Check(passed, f"{name}, {value:.1f} {unit}, is {verdict} the ceiling {ceiling:g} {unit}")
-
-
-def _regressions(challenger: Candidate, champion: Candidate, margin: float) -> Iterator[Check]:
-    for name in COMPARED:
-        old, new = _measured(champion, name), _measured(challenger, name)
-        if old is None:
-            continue
-        if new is None:
-            yield Check(False, f"{name} was not measured, champion {champion.version} has {old:.4f}")
-        else:
-            passed = new >= old - margin - _ROUNDING
-            verdict = "within" if passed else "more than"
+            verdict = "at most" if value <= ceiling else "above"
             yield Check(
-                passed,
-                f"{name} {new:.4f} against {old:.4f} of champion {champion.version}: "
-                f"{'no loss' if new >= old else f'a loss of {old - new:.4f}, {verdict} the margin {margin:.4f}'}",
+                name,
+                "pass" if value <= ceiling else "fail",
+                f"{name}, {value:.1f} {unit}, is {verdict} the ceiling {ceiling:g} {unit}",
+                {"value": value, "ceiling": ceiling},
             )
 
 
-def _measured(candidate: Candidate, name: str) -> float | None:
+def _false_rejects(challenger: Candidate, policy: PromoteConfig) -> Check | str:
+    """Whether the threshold keeps its promise on good test images; a sentence where there is only a suspicion."""
+    evidence, budget = challenger.evidence, challenger.false_reject_budget
+    good = int((evidence.labels == 0).sum()) if evidence is not None else 0
+    if evidence is None or budget is None or not good:
+        return ""
+    rejected = int(evidence.rejected[evidence.labels == 0].sum())
+    low = binomial_low(rejected, good, policy.confidence)
+    numbers = {"rejected": float(rejected), "good": float(good), "low": low, "budget": budget}
+    told = f"{rejected} of {good} good test images are rejected"
+    if low > budget:
+        told += f", at least {low:.1%} with {policy.confidence:.0%} confidence; the budget is {budget:.1%}"
+        return Check("false rejects", "unsure", told, numbers)
+    if rejected / good > budget:
+        return f"{told}, above the budget {budget:.1%}; it may be chance"
+    return Check("false rejects", "pass", f"{told}, within the budget {budget:.1%}", numbers)
+
+
+def _without_defects(common: Common) -> Iterator[str]:
+    if not common.defects_known:
+        yield "there are no defective test images: only good parts were compared"
+
+
+def _points(challenger: Candidate, champion: Candidate, margin: float) -> Iterator[Check]:
+    """Without verdicts on single images: the figures alone, which cannot tell a difference from chance."""
+    if not challenger.test_sha256 or challenger.test_sha256 != champion.test_sha256:
+        yield Check(
+            "common test images",
+            "unsure",
+            f"version {challenger.version} and champion {champion.version} were measured on different test images, and "
+            "their verdicts on single images are not there to compare",
+        )
+        return
+    for name in COMPARED:
+        title, old, new = TITLES[name], measured(champion, name), measured(challenger, name)
+        if old is None:
+            continue
+        if new is None:
+            yield Check(title, "fail", f"{title} was not measured, champion {champion.version} has {old:.4f}")
+            continue
+        told = f"{title} {new:.4f} against {old:.4f} of champion {champion.version}"
+        numbers = {"challenger": new, "champion": old, "margin": margin}
+        if new >= old - _ROUNDING:
+            yield Check(title, "pass", f"{told}: no loss", numbers)
+        elif new >= old - margin - _ROUNDING:
+            told += f": a loss of {old - new:.4f}; without the champion's verdicts on single images it may be chance"
+            yield Check(title, "unsure", told, numbers)
+        else:
+            yield Check(title, "fail", f"{told}: a loss of {old - new:.4f}, more than the margin {margin:.4f}", numbers)
+
+
+def measured(candidate: Candidate, name: str) -> float | None:
+    """A metric that is a number."""
     value = candidate.metrics.get(name)
     return None if value is None or not math.isfinite(value) else value

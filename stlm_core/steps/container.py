@@ -40,7 +40,7 @@ ARTIFACTS = {
 _SHOWN = {
     "validate": {"report": "data_docs/index.html"},
     "evaluate": {"report": "report.html", "metrics": "metrics.json"},
-    "export": {"card": "model_card.md"},
+    "export": {"card": "model_card.html"},
 }
 
 
@@ -103,12 +103,17 @@ def _step(name: str) -> Run:
     def run(task: Task, config: LineConfig, workspace: Workspace) -> Done:
         processes = task.number("gpus") if "gpus" in task.parameters else 1
         result = run_one(name, config, workspace, processes=processes)
-        for artifact, file in _SHOWN.get(name, {}).items():
-            if artifact in task.outputs:
-                _show(task.outputs[artifact], result.folder / file)
+        _show_all(name, task, result.folder)
         return result.summary, {}
 
     return run
+
+
+def _show_all(name: str, task: Task, folder: Path) -> None:
+    """Let KFP's interface show what it can of the step ``name``, whose outputs are in ``folder``."""
+    for artifact, file in _SHOWN.get(name, {}).items():
+        if artifact in task.outputs:
+            _show(task.outputs[artifact], folder / file)
 
 
 def _show(output: OutputArtifact, source: Path) -> None:
@@ -135,6 +140,14 @@ def _cache_teacher(task: Task, config: LineConfig, workspace: Workspace) -> Done
     return merge_shards(config, workspace, task.artifacts.get("parts", ())).summary, {}
 
 
+def _export(task: Task, config: LineConfig, workspace: Workspace) -> Done:
+    from stlm_core.steps.export import export
+
+    result = export(config, workspace, data_revision=str(task.need("data_revision")))
+    _show_all("export", task, result.folder)
+    return result.summary, {}
+
+
 def _register(task: Task, config: LineConfig, workspace: Workspace) -> Done:
     from stlm_core.steps.register import REGISTRATION, register
 
@@ -144,6 +157,7 @@ def _register(task: Task, config: LineConfig, workspace: Workspace) -> Done:
 
 
 def _promote(task: Task, config: LineConfig, workspace: Workspace) -> Done:
+    from stlm_core.promotion.candidate import decision_markdown
     from stlm_core.steps.promote import promote
 
     result = promote(
@@ -151,14 +165,19 @@ def _promote(task: Task, config: LineConfig, workspace: Workspace) -> Done:
         by=str(task.need("by")) or f"pipeline {task.need('run_name')}",
         reason=str(task.parameters.get("reason", "")),
     )
-    verdict = {"promoted": "is champion", "kept": "is kept back", "already": "is champion already"}[result.outcome]
+    verdict = {
+        "promoted": "is champion",
+        "kept": "is kept back",
+        "needs-human": "waits for a person",
+        "already": "is champion already",
+    }[result.outcome]
     number = result.champion if result.outcome == "already" else result.challenger
     summary = f"version {number} of line {config.name} {verdict}"
     if "decision" in task.outputs:
         path = task.outputs["decision"].path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"# {summary}", "", *(f"- {reason}" for reason in result.reasons), ""]
-        path.write_text("\n".join(lines), encoding="utf-8")
+        shown = f"# {summary}\n" if result.decision is None else decision_markdown(result.decision, summary)
+        path.write_text(shown, encoding="utf-8")
     return summary, {"outcome": result.outcome}
 
 
@@ -216,6 +235,7 @@ TASKS: Mapping[str, Run] = {
     **{step: _step(step) for step in STEPS},
     "cache-teacher-shard": _cache_teacher_shard,
     "cache-teacher": _cache_teacher,
+    "export": _export,
     "register": _register,
     "check-freshness": _check_freshness,
     "fetch-images": _fetch_images,

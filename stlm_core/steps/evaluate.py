@@ -17,6 +17,8 @@ from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.detection import Detected, detect
 from stlm_core.evaluation.evaluate import Evaluation, Metrics, evaluate_predictions
+from stlm_core.evaluation.evidence import FILE as EVIDENCE
+from stlm_core.evaluation.example_files import write_examples
 from stlm_core.evaluation.figures import contact_sheet, pro_figure, roc_figure, score_histogram, to_png
 from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
 from stlm_core.evaluation.predictions import Prediction
@@ -33,12 +35,14 @@ SECTIONS = ("data", "distill", "fa", "evaluate")
 METRICS = "metrics.json"
 OPERATING_POINT = "operating_point.json"
 REPORT = "report.html"
+EXAMPLES = "examples"
 _CURVES = {"roc": ("fpr", "tpr"), "pixel_roc": ("fpr", "tpr"), "pro": ("fpr", "pro")}
 
 
 def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
     """Write ``metrics.json``, ``operating_point.json``, ``images.csv``, ``defects.csv``, ``calibration.csv``,
-    ``curves/*.csv``, ``figures/*.png`` and ``report.html``.
+    ``curves/*.csv``, ``figures/*.png``, ``examples/`` (the wrong decisions, for the model card), ``evidence.npz``
+    and ``report.html``.
 
     The threshold comes from the held-back good images alone; the test split is only measured. Maps are let go one
     by one, so memory does not grow with the number of images.
@@ -73,7 +77,9 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         evaluation = replace(evaluation, notes=[*_calibration_notes(manifest, point), *evaluation.notes])
         calibration["score"] = point.calibrate(calibration["raw_score"].to_numpy()).astype(np.float64)
         _write_tables(folder, evaluation, calibration, point)
+        evaluation.evidence.save(folder / EVIDENCE)
         _write_figures(folder / "figures", evaluation, calibration["score"].to_numpy(), point)
+        write_examples(folder / EXAMPLES, evaluation.examples, point.raw_threshold)
         html = render_report(
             config.name, evaluation, point, calibration["score"].to_numpy(), _facts(config, manifest, detector)
         )
@@ -114,6 +120,8 @@ class _Runner:
                 found.anomaly_map,
                 self._mask(row, (found.image.shape[0], found.image.shape[1])),
                 found.image,
+                row.sha256,
+                row.group,
             )
 
     def _detect(self, rows: Iterable[ManifestRow], note: str) -> Iterator[Detected[ManifestRow]]:

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
-from stlm_core.config import LineConfig
+from stlm_core.config import TRAINED_SECTIONS, LineConfig
 from stlm_core.data.images import read_image
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
+from stlm_core.evaluation.evidence import FILE as EVIDENCE
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.export.facts import ExportFacts, digest_of_test_split
 from stlm_core.export.latency import measure_latency
 from stlm_core.export.model_card import model_card
+from stlm_core.export.model_card_findings import read_findings
+from stlm_core.export.model_card_html import card_html
+from stlm_core.export.model_card_making import Making
+from stlm_core.export.model_card_markdown import card_markdown
 from stlm_core.export.onnx_graph import export_onnx
 from stlm_core.export.parity import ParityImage, passes, prove_parity
 from stlm_core.files import read_json_object, sha256_file, write_bytes_atomic, write_json_atomic
+from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import git_revision
-from stlm_core.models.detector import Detector, ShippedDetector, load_detector
+from stlm_core.models.detector import Detector, ShippedDetector, count_parameters, load_detector
 from stlm_core.progress import progress
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.contract import StepResult, code_version, run_step
 from stlm_core.steps.workspace import Workspace
 
-SECTIONS = ("data", "evaluate", "export")
+# The card names all settings by one hash, and the seeds.
+SECTIONS = TRAINED_SECTIONS
 MODEL = "model.onnx"
 PARITY = "parity.json"
 LATENCY = "latency.json"
-CARD = "model_card.md"
+CARD, CARD_PAGE = "model_card.md", "model_card.html"
 _REMEDY = "run `stlm evaluate` again"
 
 
-def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
-    """Write ``model.onnx``, ``parity.json``, ``latency.json`` and ``model_card.md``.
+def export(
+    config: LineConfig, workspace: Workspace, *, force: bool = False, data_revision: str | None = None
+) -> StepResult:
+    """Write ``model.onnx``, ``parity.json``, ``latency.json``, ``model_card.md`` and ``model_card.html``.
 
     The model is written only after its proof has passed. The commit checked out is recorded in the file when it is
-    made; it is no input of the step, so a new commit that changes nothing else makes no new file. ``latency.json``
-    (and its table in the card) is a measurement: it differs from run to run.
+    made, and the version of the images in the card; they are no inputs of the step, so a new commit that changes
+    nothing else makes no new file. ``latency.json`` (and its table in the card) is a measurement: it differs from run
+    to run.
+
+    Args:
+        data_revision: name of the version of the images; None to tell it from the project's files.
 
     Raises:
         UserError: an input is missing or damaged, or the line has no image to prove the export on.
@@ -45,6 +59,10 @@ def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> 
         "detector": workspace.need("train-fa", "detector.safetensors"),
         "operating_point": workspace.need("evaluate", "operating_point.json"),
         "metrics": workspace.need("evaluate", "metrics.json"),
+        "images": workspace.need("evaluate", "images.csv"),
+        "defects": workspace.need("evaluate", "defects.csv"),
+        "examples": workspace.need("evaluate", "examples"),
+        "evidence": workspace.need("evaluate", EVIDENCE),
         "manifest": workspace.need("validate", "manifest.parquet"),
     }
 
@@ -52,6 +70,8 @@ def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> 
         manifest = Manifest.read(inputs["manifest"], config.resolve(config.data.path))
         detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source)
         facts = _facts(config, inputs, manifest, detector)
+        parts = {row.path: row.group for row in manifest.test()}
+        findings = read_findings(inputs, parts, seed=facts.test_sha256)
         point = facts.operating_point
         shipped = ShippedDetector(detector, point.raw_threshold, point.scale).eval()
         images = _parity_images(config, manifest)
@@ -73,7 +93,10 @@ def export(config: LineConfig, workspace: Workspace, *, force: bool = False) -> 
             latency = measure_latency(session, images[0].pixels, settings.latency_runs, on_run=shown.advance)
         write_json_atomic(folder / PARITY, parity.to_dict())
         write_json_atomic(folder / LATENCY, latency.to_dict())
-        write_bytes_atomic(folder / CARD, model_card(facts, parity, latency).encode())
+        revision = revision_of_data(config) if data_revision is None else data_revision
+        card = model_card(facts, parity, latency, findings, _making(config, manifest, detector, revision))
+        write_bytes_atomic(folder / CARD, card_markdown(card).encode())
+        write_bytes_atomic(folder / CARD_PAGE, card_html(card).encode())
         write_bytes_atomic(folder / MODEL, content)
         return (
             f"{MODEL} {latency.size_mb:.1f} MB, scores equal to torch's within "
@@ -104,6 +127,23 @@ def _facts(config: LineConfig, inputs: dict[str, Path], manifest: Manifest, dete
         data_license=config.data.license,
         code_version=code_version(),
         git_revision=git_revision(config.root),
+    )
+
+
+def _making(config: LineConfig, manifest: Manifest, detector: Detector, revision: str) -> Making:
+    used = detector if detector.map_source == "fa" else detector.streams
+    sizes = Counter((row.width, row.height) for row in manifest.rows)
+    return Making(
+        config_sha256=config.section_hash(*TRAINED_SECTIONS),
+        data_revision=revision,
+        parameters=count_parameters(used),
+        seeds={
+            "data": config.data.seed,
+            "synthesize": config.synthesize.seed,
+            "distill": config.distill.seed,
+            "train-fa": config.fa.seed,
+        },
+        photo=sizes.most_common(1)[0][0] if sizes else None,
     )
 
 

@@ -21,7 +21,7 @@ from stlm_core.integrations.mlflow_registry import Registry
 from stlm_core.integrations.versioning_scratch import open_scratch, pull_patiently
 from stlm_core.steps.line_versions import LATEST, LineVersion, find_version
 from stlm_core.steps.packed_images import pack_images
-from stlm_core.steps.promote import STATISTICS_ARTIFACT
+from stlm_core.steps.promotion_records import STATISTICS_ARTIFACT
 
 
 @dataclass(frozen=True)

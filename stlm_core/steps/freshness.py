@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stlm_core.config import LineConfig
+from stlm_core.config import TRAINED_SECTIONS, LineConfig
 from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version
 from stlm_core.steps.contract import code_version
 from stlm_core.steps.line_versions import LATEST, find_version
-from stlm_core.steps.register import CONFIG_TAG, DATA_TAG, TRAINED_SECTIONS, flatten_config, settings_sha256
+from stlm_core.steps.register import CONFIG_TAG, DATA_TAG, flatten_config, settings_sha256
 
 _CODE_TAG = "code_version"
 _NAMED = 5

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
 from stlm_core.config import LineConfig
+from stlm_core.errors import UserError
+from stlm_core.evaluation.evidence import FILE, Evidence
 from stlm_core.integrations.mlflow_registry import Registry, Version
-from stlm_core.promotion.gate import COMPARED, Candidate, Decision, decide
+from stlm_core.promotion.candidate import Candidate, Decision
+from stlm_core.promotion.comparison import common_images, enough
+from stlm_core.promotion.gate import COMPARED, decide
+from stlm_core.steps.champion_test import test_again
 
 PARITY_ARTIFACT = "export/parity.json"
+EVIDENCE_ARTIFACT = f"evaluation/{FILE}"
 ROLLED_BACK = ("rolled_back_at", "rolled_back_by", "rollback_reason")
 
 
 def judge(config: LineConfig, registry: Registry, challenger: Version, champion: Version | None) -> Decision:
-    """What the line's policy says of the challenger. Reads from the registry, writes nothing to it."""
-    return decide(
-        _candidate(registry, challenger), _candidate(registry, champion) if champion else None, config.promote
-    )
+    """What the line's policy says of the challenger. Reads from the registry, writes nothing to it.
+
+    Where the two have too few test images in common, and the challenger's are at hand in the project, the champion's
+    file is tested on them; the decision's warnings say so.
+    """
+    new = _candidate(registry, challenger)
+    if champion is None:
+        return decide(new, None, config.promote)
+    old, warnings = _candidate(registry, champion), []
+    if new.evidence is not None and not _comparable(new.evidence, old.evidence, config):
+        again = test_again(config, registry, champion, new.test_sha256)
+        if again is not None:
+            old = replace(old, evidence=again)
+            warnings.append(
+                f"champion {champion.number} was tested again, on this version's {len(again)} test images; whether it "
+                "was trained on some of them is not known"
+            )
+    decision = decide(new, old, config.promote)
+    return replace(decision, warnings=(*decision.warnings, *warnings))
+
+
+def _comparable(challenger: Evidence, champion: Evidence | None, config: LineConfig) -> bool:
+    return champion is not None and enough(common_images(challenger, champion), config.promote)
 
 
 def _candidate(registry: Registry, version: Version) -> Candidate:
@@ -32,7 +61,26 @@ def _candidate(registry: Registry, version: Version) -> Candidate:
         size_mb=_number(tags.get("size_mb")),
         latency_p95_ms=_number(tags.get("latency_p95_ms")),
         rolled_back=", ".join(tags[name] for name in ROLLED_BACK if name in tags),
+        false_reject_budget=_number(tags.get("false_reject_budget")),
+        data_license=tags.get("data_license", ""),
+        non_commercial=tags.get("non_commercial", ""),
+        evidence=_evidence(registry, version),
     )
+
+
+def _evidence(registry: Registry, version: Version) -> Evidence | None:
+    """None for versions that were registered before there was any.
+
+    Raises:
+        UserError: it is there and damaged.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = registry.run_file(version.run_id, EVIDENCE_ARTIFACT, Path(folder))
+        try:
+            return None if path is None else Evidence.load(path)
+        except UserError as error:
+            told = str(error).partition(": ")[2]
+            raise UserError(f"{EVIDENCE_ARTIFACT} of {registry.name} version {version.number}: {told}") from None
 
 
 def _number(text: str | None) -> float | None:

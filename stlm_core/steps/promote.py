@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import getpass
-import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from stlm_core.config import LineConfig
-from stlm_core.data.drift import reference_path
-from stlm_core.errors import UserError
-from stlm_core.files import write_json_atomic
+from stlm_core.errors import StlmError, UserError
 from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.integrations.mlflow_registry import (
     CHALLENGER,
@@ -23,27 +21,36 @@ from stlm_core.integrations.mlflow_registry import (
     Version,
     registry_lock,
 )
+from stlm_core.promotion.candidate import Decision
 from stlm_core.steps.judgement import ROLLED_BACK, judge
+from stlm_core.steps.promotion_records import keep_decision, keep_reference
 
-STATISTICS_ARTIFACT = "validation/statistics.json"
 _LONGEST_REASON = 1000  # characters
+_LONGEST_TAG = 4500  # characters; MLflow takes 5000
+_ATTEMPTS = 5
+_KEPT = ("kept_at", "kept_reason")
+_HUMAN = ("needs_human_at", "needs_human_reason")
+_WAITING = (*_KEPT, *_HUMAN, "rejected_at", "rejected_by", "rejected_reason")
 
 
 @dataclass(frozen=True)
 class Promotion:
     """What became of a challenger.
 
-    ``outcome``: "promoted", "kept" (the champion stays), or "already" (nothing is waiting). ``champion`` is the version
-    in service afterwards, or would be without ``dry_run``; None if there is none. ``previous`` is what it replaced.
+    ``outcome``: "promoted", "kept" (the champion stays), "needs-human" (the rules cannot decide: the champion stays
+    until somebody promotes with force or rejects), or "already" (nothing is waiting). ``champion`` is the version in
+    service afterwards, or would be without ``dry_run``; None if there is none. ``previous`` is what it replaced.
+    ``decision``: the rules' verdicts; None where none were asked.
     """
 
     line: str
-    outcome: Literal["promoted", "kept", "already"]
+    outcome: Literal["promoted", "kept", "needs-human", "already"]
     champion: int | None
     challenger: int | None
     previous: int | None
     reasons: tuple[str, ...]
     dry_run: bool = False
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,11 @@ def promote(
     """Judge the line's challenger and let it take the champion's place if every rule holds.
 
     The version gets the tags ``promoted_at``, ``promoted_by``, ``promotion_reason`` and ``replaces``; a challenger that
-    is kept back gets ``kept_at`` and ``kept_reason``. Tags come before aliases, and ``champion`` before ``challenger``
-    is dropped, so a killed promotion is completed by the next one. The statistics of the images that the champion was
-    trained on are put where the validation finds them, ``data/lines/<line>/reference.json``.
+    is kept back gets ``kept_at`` and ``kept_reason``, one that the rules cannot judge ``needs_human_at`` and
+    ``needs_human_reason``. The verdicts are kept as a file of the challenger's run. Tags come before aliases, and
+    ``champion`` before ``challenger`` is dropped, so a killed promotion is completed by the next one. The statistics of
+    the images that the champion was trained on are put where the validation finds them,
+    ``data/lines/<line>/reference.json``.
 
     Args:
         dry_run: decide, write nothing.
@@ -88,28 +97,31 @@ def promote(
     _check_reason(reason, needed=force)
     with open_tracking(config.root) as tracking, registry_lock(config.root, config.name):
         registry = Registry(tracking, config.name)
-        champion, challenger = registry.at(CHAMPION), registry.at(CHALLENGER)
-        if challenger is None or (champion is not None and challenger.number == champion.number):
-            if champion is None:
+        seen: tuple[Version | None, Version | None] | None = None
+        for _ in range(_ATTEMPTS):
+            # What takes long, before the lock; under it, only a look whether it still holds.
+            champion, challenger = registry.at(CHAMPION), registry.at(CHALLENGER)
+            if champion is None and challenger is None:
                 raise UserError(f"line {config.name}: no challenger in {tracking.store}; run `stlm register` first")
-            if not dry_run:
-                _settle(registry, champion)
-                _keep_reference(config, registry, champion)
-            previous = _replaced(champion)
-            return Promotion(config.name, "already", champion.number, None, previous, (), dry_run)
-        decision = judge(config, registry, challenger, champion)
-        reasons = (f"forced: {reason}", *decision.reasons) if force else decision.reasons
-        old = champion.number if champion else None
-        if not (decision.promote or force):
-            if not dry_run:
-                registry.tag(challenger.number, {"kept_at": _now(), "kept_reason": "; ".join(reasons)})
-            return Promotion(
-                config.name, "kept", old, challenger.number, registry.aliases().get(PREVIOUS), reasons, dry_run
-            )
-        if not dry_run:
-            _put_in_service(registry, challenger, old, reasons, by)
-            _keep_reference(config, registry, challenger)
-        return Promotion(config.name, "promoted", challenger.number, challenger.number, old, reasons, dry_run)
+            waiting = challenger is not None and challenger.number != (champion.number if champion else None)
+            decision = judge(config, registry, challenger, champion) if challenger is not None and waiting else None
+            if dry_run:
+                return _outcome(config, champion, challenger, decision, registry, (force, reason), dry_run=True)
+            with registry.locked("promote"):
+                seen = registry.at(CHAMPION), registry.at(CHALLENGER)
+                if seen != (champion, challenger):
+                    continue
+                result = _outcome(config, champion, challenger, decision, registry, (force, reason))
+                _carry_out(registry, result, champion, challenger, by)
+            break
+        else:
+            raise StlmError(f"line {config.name}: champion and challenger keep changing; run it again")
+        if result.decision is not None and challenger is not None:
+            keep_decision(registry, challenger, result.outcome, result.reasons, result.decision)
+        in_service = challenger if result.outcome == "promoted" else champion
+        if in_service is not None and result.outcome in ("promoted", "already"):
+            keep_reference(config, registry, in_service)
+        return result
 
 
 def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by: str | None = None) -> Rollback:
@@ -121,21 +133,50 @@ def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by:
     _check_reason(reason, needed=False)
     with open_tracking(config.root) as tracking, registry_lock(config.root, config.name):
         registry = Registry(tracking, config.name)
-        champion = registry.at(CHAMPION)
-        if champion is None:
+        if not registry.exists():
             raise UserError(f"line {config.name}: nothing is in service in {tracking.store}")
-        number = _replaced(champion)
-        back = registry.version(number) if number is not None else None
-        if back is None:
-            raise UserError(f"line {config.name}: champion version {champion.number} has no previous one to go back to")
-        result = Rollback(config.name, back.number, champion.number, _replaced(back), dry_run)
+        with nullcontext() if dry_run else registry.locked("rollback"):
+            champion = registry.at(CHAMPION)
+            if champion is None:
+                raise UserError(f"line {config.name}: nothing is in service in {tracking.store}")
+            number = _replaced(champion)
+            back = registry.version(number) if number is not None else None
+            if back is None:
+                raise UserError(
+                    f"line {config.name}: champion version {champion.number} has no previous one to go back to"
+                )
+            result = Rollback(config.name, back.number, champion.number, _replaced(back), dry_run)
+            if not dry_run:
+                values = (_now(), by or _user(), reason or "not stated")
+                registry.tag(champion.number, dict(zip(ROLLED_BACK, values, strict=True)))
+                registry.point(CHAMPION, back.number)
+                _settle(registry, back)
         if not dry_run:
-            values = (_now(), by or _user(), reason or "not stated")
-            registry.tag(champion.number, dict(zip(ROLLED_BACK, values, strict=True)))
-            registry.point(CHAMPION, back.number)
-            _settle(registry, back)
-            _keep_reference(config, registry, back)
+            keep_reference(config, registry, back)
         return result
+
+
+def reject(config: LineConfig, *, reason: str, by: str | None = None) -> int:
+    """Say no to the challenger: it waits no longer, and the reason is kept with it. Its version number.
+
+    Raises:
+        UserError: no reason, or no challenger.
+    """
+    if not reason.strip():
+        raise UserError("--reason: say why; it is kept with the version")
+    _check_reason(reason, needed=False)
+    with open_tracking(config.root) as tracking, registry_lock(config.root, config.name):
+        registry = Registry(tracking, config.name)
+        if not registry.exists():
+            raise UserError(f"line {config.name}: no challenger in {tracking.store}")
+        with registry.locked("reject"):
+            champion, challenger = registry.at(CHAMPION), registry.at(CHALLENGER)
+            if challenger is None or (champion is not None and champion.number == challenger.number):
+                raise UserError(f"line {config.name}: no challenger in {tracking.store}")
+            tags = {"rejected_at": _now(), "rejected_by": by or _user(), "rejected_reason": reason}
+            registry.tag(challenger.number, tags)
+            registry.point(CHALLENGER, None)
+            return challenger.number
 
 
 def status(root: Path, lines: list[str]) -> list[LineStatus]:
@@ -156,32 +197,51 @@ def _status(registry: Registry, line: str) -> LineStatus:
     return LineStatus(line, champion, challenger, previous)
 
 
-def _put_in_service(
-    registry: Registry, version: Version, old: int | None, reasons: tuple[str, ...], by: str | None
+def _outcome(
+    config: LineConfig,
+    champion: Version | None,
+    challenger: Version | None,
+    decision: Decision | None,
+    registry: Registry,
+    forced: tuple[bool, str],
+    *,
+    dry_run: bool = False,
+) -> Promotion:
+    """What is to be done. ``decision`` is None when nobody waits."""
+    old = champion.number if champion else None
+    if challenger is None or decision is None:
+        previous = _replaced(champion) if champion else None
+        return Promotion(config.name, "already", old, None, previous, (), dry_run)
+    force, reason = forced
+    reasons = (f"forced: {reason}", *decision.reasons) if force else decision.reasons
+    if decision.promote or force:
+        return Promotion(config.name, "promoted", challenger.number, challenger.number, old, reasons, dry_run, decision)
+    outcome: Literal["kept", "needs-human"] = "needs-human" if decision.outcome == "needs-human" else "kept"
+    previous = registry.aliases().get(PREVIOUS)
+    return Promotion(config.name, outcome, old, challenger.number, previous, reasons, dry_run, decision)
+
+
+def _carry_out(
+    registry: Registry, result: Promotion, champion: Version | None, challenger: Version | None, by: str | None
 ) -> None:
-    tags = {"promoted_at": _now(), "promoted_by": by or _user(), "promotion_reason": "; ".join(reasons)}
-    registry.tag(version.number, {**tags, REPLACES: "" if old is None else str(old)})
-    if old is not None:
-        registry.point(PREVIOUS, old)
-    registry.point(CHAMPION, version.number)
-    registry.point(CHALLENGER, None)
-    registry.untag(version.number, *ROLLED_BACK, "kept_at", "kept_reason")
-
-
-def _keep_reference(config: LineConfig, registry: Registry, champion: Version) -> None:
-    """Let the validation compare with the champion's training images; with none where their statistics are unknown.
-
-    The champion is in service by now, so a folder that cannot be written is a warning; the next command tries again.
-    """
-    path = reference_path(config)
-    statistics = registry.run_json(champion.run_id, STATISTICS_ARTIFACT)
-    try:
-        if statistics is not None:
-            write_json_atomic(path, statistics)
-        else:
-            path.unlink(missing_ok=True)
-    except (OSError, UserError) as error:
-        print(f"warning: {error}; drift is measured against the model before", file=sys.stderr)
+    """Write it, tags before aliases."""
+    if challenger is None or result.outcome == "already":
+        if champion is not None:
+            _settle(registry, champion)
+        return
+    reasons = "; ".join(result.reasons)[:_LONGEST_TAG]
+    if result.outcome == "promoted":
+        tags = {"promoted_at": _now(), "promoted_by": by or _user(), "promotion_reason": reasons}
+        registry.tag(challenger.number, {**tags, REPLACES: "" if champion is None else str(champion.number)})
+        if champion is not None:
+            registry.point(PREVIOUS, champion.number)
+        registry.point(CHAMPION, challenger.number)
+        registry.point(CHALLENGER, None)
+        registry.untag(challenger.number, *ROLLED_BACK, *_WAITING)
+        return
+    chosen, other = (_HUMAN, _KEPT) if result.outcome == "needs-human" else (_KEPT, _HUMAN)
+    registry.tag(challenger.number, dict(zip(chosen, (_now(), reasons), strict=True)))
+    registry.untag(challenger.number, *other)
 
 
 def _settle(registry: Registry, champion: Version) -> None:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stlm_core.config import SECTIONS, LineConfig
-from stlm_core.files import read_json_object, sha256_file, write_json_atomic
+from stlm_core.config import SECTIONS, TRAINED_SECTIONS, LineConfig
+from stlm_core.errors import UserError
+from stlm_core.evaluation.evidence import FILE as EVIDENCE
+from stlm_core.files import read_json_object, sha256_bytes, sha256_file, write_json_atomic
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking, without_credentials
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version, registry_lock
 from stlm_core.integrations.mlflow_run import RunContent, finish_run
 from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import dvc_revision, git_revision
+from stlm_core.integrity import SHA256_TAG, SIGNATURE_TAG, SIGNING_KEY, key_path, sign_model
 from stlm_core.promotion.gate import COMPARED
 from stlm_core.runtime.model import DetectorSession
+from stlm_core.steps.card_excerpt import excerpt
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.workspace import Workspace
 
 REGISTRATION = "registration.json"
 # Tags of a version by which `stlm check-freshness` knows what it was made from.
 DATA_TAG, CONFIG_TAG = "data_revision", "config_sha256"
-# The sections that a model depends on; the others say what is done with it and where.
-TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "promote", "resources", "schedule"))
+IMAGE_DIGEST = "STLM_IMAGE_DIGEST"
+"""Environment variable: the container image this runs in, ``name@sha256:...`` or the digest alone."""
+
+_DIGEST = re.compile(r"([^@\s]+@)?sha256:[0-9a-f]{64}")
 _REMEDY = "run the step that makes it again"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
 _FILE_FACTS = (
@@ -34,6 +41,7 @@ _FILE_FACTS = (
     "teacher",
     "data_license",
     "non_commercial",
+    "false_reject_budget",
     "code_version",
     "git_revision",
     "image_size",
@@ -47,13 +55,14 @@ def register(
     """Log a run, register its model as ``stlm-<line>`` with alias ``challenger``, write ``registration.json``.
 
     The same export registered again is the same version, whatever happened in between: a registration that was
-    killed is completed. Outputs that are up to date are still checked against the server.
+    killed is completed. Outputs that are up to date are still checked against the server. Where ``STLM_SIGNING_KEY``
+    names a private key the version is signed, one that was registered before, too.
 
     Args:
         data_revision: name of the version of the images; None to tell it from the project's files.
 
     Raises:
-        UserError: an input is missing, or MLflow does not answer.
+        UserError: an input is missing, the key cannot be read, or MLflow does not answer.
         StlmError: MLflow refused.
     """
     inputs = {
@@ -61,9 +70,13 @@ def register(
         "parity": workspace.need("export", "parity.json"),
         "latency": workspace.need("export", "latency.json"),
         "model_card": workspace.need("export", "model_card.md"),
+        "model_card_page": workspace.need("export", "model_card.html"),
         "metrics": workspace.need("evaluate", "metrics.json"),
         "report": workspace.need("evaluate", "report.html"),
         "figures": workspace.need("evaluate", "figures"),
+        "images": workspace.need("evaluate", "images.csv"),
+        "defects": workspace.need("evaluate", "defects.csv"),
+        "evidence": workspace.need("evaluate", EVIDENCE),
         "validation": workspace.need("validate", "validation.json"),
         "statistics": workspace.need("validate", "statistics.json"),
         "distill_curve": workspace.need("distill", "curve.csv"),
@@ -74,11 +87,11 @@ def register(
         DATA_TAG: revision_of_data(config) if data_revision is None else data_revision,
         CONFIG_TAG: settings_sha256(config),
     }
+    digest = sha256_file(inputs["model"])
+    wanted = {**made_from, SHA256_TAG: digest, **_signature(config, digest)}
 
     with open_tracking(config.root) as tracking:
-        gone = (folder / REGISTRATION).is_file() and not _still_there(
-            tracking, config, folder, {**made_from, "onnx_sha256": sha256_file(inputs["model"])}
-        )
+        gone = (folder / REGISTRATION).is_file() and not _still_there(tracking, config, folder, wanted)
 
         def work(partial: Path) -> str:
             with registry_lock(config.root, config.name):
@@ -94,16 +107,22 @@ def _register(
 ) -> tuple[dict[str, Any], str]:
     content = run_content(config, inputs, made_from)
     registry = Registry(tracking, config.name)
-    version = registry.find("onnx_sha256", content.onnx_sha256)
-    reused = version is not None
-    if version is None:
-        run = finish_run(tracking, content)
-        version = registry.add(run, version_tags(content, inputs), _description(config, content))
-    elif not _has_tags(version, made_from):  # other inputs that make the same file
-        registry.tag(version.number, made_from)
-    in_service = registry.aliases().get(CHAMPION) == version.number
-    if not in_service:
-        registry.point(CHALLENGER, version.number)
+    registry.create()
+    known = registry.find("onnx_sha256", content.onnx_sha256) is not None
+    run = None if known else finish_run(tracking, content)  # uploads, before the lock
+    current = {**made_from, **({SIGNATURE_TAG: content.signature} if content.signature else {})}
+    with registry.locked("register"):
+        version = registry.find("onnx_sha256", content.onnx_sha256)
+        reused = version is not None
+        if version is None:
+            version = registry.add(
+                run or finish_run(tracking, content), version_tags(content, inputs), _description(inputs)
+            )
+        else:  # other inputs may make the same file, and the key may be new
+            registry.tag(version.number, _changed(version, current))
+        in_service = registry.aliases().get(CHAMPION) == version.number
+        if not in_service:
+            registry.point(CHALLENGER, version.number)
     alias = CHAMPION if in_service else CHALLENGER
     record = {
         "line": config.name,
@@ -132,7 +151,12 @@ def _still_there(tracking: Tracking, config: LineConfig, folder: Path, tags: Map
 
 
 def _has_tags(version: Version, tags: Mapping[str, str]) -> bool:
-    return all(version.tags.get(name, "") == value for name, value in tags.items())
+    return not _changed(version, tags)
+
+
+def _changed(version: Version, tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of ``tags`` that the version has otherwise; one that it lacks is empty."""
+    return {name: value for name, value in tags.items() if version.tags.get(name, "") != value}
 
 
 def settings_sha256(config: LineConfig) -> str:
@@ -166,11 +190,15 @@ def run_content(config: LineConfig, inputs: dict[str, Path], made_from: Mapping[
         artifacts=(
             (inputs["report"], ""),
             (inputs["figures"], "figures"),
+            (inputs["images"], "evaluation"),
+            (inputs["defects"], "evaluation"),
+            (inputs["evidence"], "evaluation"),
             (inputs["validation"], "validation"),
             (inputs["statistics"], "validation"),
             (inputs["parity"], "export"),
             (inputs["latency"], "export"),
             (inputs["model_card"], "export"),
+            (inputs["model_card_page"], "export"),
         ),
         dataset_name=config.name,
         dataset_sha256=facts["dataset_sha256"],
@@ -180,24 +208,60 @@ def run_content(config: LineConfig, inputs: dict[str, Path], made_from: Mapping[
             **{name: value for name, value in {**_revisions(config), **made_from}.items() if value},
         },
         model=model,
+        signature=_signature(config, sha256_bytes(model)).get(SIGNATURE_TAG),
     )
 
 
 def version_tags(content: RunContent, inputs: dict[str, Path]) -> dict[str, str]:
-    """What the gate and the status table read, on the version itself."""
+    """What the gate and the status table read, on the version itself.
+
+    ``drift``: of the images from those of the champion at the time, the largest distance of any statistic in standard
+    deviations; absent if there was no champion.
+
+    Raises:
+        UserError: an output is damaged, or the environment's digest of the image is none.
+    """
     parity = read_json_object(inputs["parity"], _REMEDY)
     passed = parity.get("passed") is True and parity.get("onnx_sha256") == content.onnx_sha256
-    numbers = {name: content.metrics[name] for name in (*COMPARED, "pixel_auroc") if name in content.metrics}
+    measured = (*COMPARED, "pixel_auroc", "false_reject_rate")
+    numbers = {name: content.metrics[name] for name in measured if name in content.metrics}
     numbers |= {
         "size_mb": content.metrics.get("onnx_size_mb", len(content.model) / 1e6),
         **({"latency_p95_ms": content.metrics["latency_p95_ms"]} if "latency_p95_ms" in content.metrics else {}),
+        **_drift(inputs["validation"]),
     }
     return {
         **content.tags,
         **{name: repr(value) for name, value in numbers.items()},
-        "onnx_sha256": content.onnx_sha256,
+        **_image_digest(),
+        **({SIGNATURE_TAG: content.signature} if content.signature else {}),
+        SHA256_TAG: content.onnx_sha256,
         "parity_passed": str(passed).lower(),
     }
+
+
+def _drift(validation: Path) -> dict[str, float]:
+    measured = read_json_object(validation, _REMEDY).get("drift", [])
+    try:
+        distances = [float(statistic["distance"]) for statistic in measured]
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{validation}: `drift` is not a list of statistics with a distance; {_REMEDY}") from None
+    return {"drift": max(distances)} if distances else {}
+
+
+def _signature(config: LineConfig, sha256: str) -> dict[str, str]:
+    """The tag with the model's signature; the same key always signs the same, byte for byte."""
+    key = key_path(SIGNING_KEY)
+    return {SIGNATURE_TAG: sign_model(sha256, config.name, key)} if key is not None else {}
+
+
+def _image_digest() -> dict[str, str]:
+    digest = os.environ.get(IMAGE_DIGEST)
+    if not digest:
+        return {}
+    if not _DIGEST.fullmatch(digest):
+        raise UserError(f"{IMAGE_DIGEST}: {digest!r} is no digest of an image; give [name@]sha256:<64 hex digits>")
+    return {"image_digest": digest}
 
 
 def flatten_config(config: LineConfig) -> Iterator[tuple[str, str]]:
@@ -224,9 +288,12 @@ def _revisions(config: LineConfig) -> dict[str, str]:
     }
 
 
-def _description(config: LineConfig, content: RunContent) -> str:
-    figures = ", ".join(f"{name} {content.metrics[name]:.4f}" for name in COMPARED if name in content.metrics)
-    return f"Anomaly detector of the line {config.name}. {figures or 'Nothing was measured: no defective test images'}."
+def _description(inputs: dict[str, Path]) -> str:
+    """The beginning of the model card, which MLflow shows as Markdown."""
+    try:
+        return excerpt(inputs["model_card"].read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{inputs['model_card']}: cannot be read: {error}; {_REMEDY}") from None
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,13 @@ import pytest
 from manifests import MISSING, SECRETS, Pod, compose, kustomize_command, overlay, pods
 
 # Name in compose.yaml and of the workload in the cluster.
-SERVICES = {"postgres": "postgres", "seaweedfs": "seaweedfs", "mlflow": "mlflow", "buckets": "stlm-buckets"}
+SERVICES = {
+    "postgres": "postgres",
+    "seaweedfs": "seaweedfs",
+    "mlflow": "mlflow",
+    "buckets": "stlm-buckets",
+    "inspection": "stlm-inspection",
+}
 
 
 def services(repository: Path, **environment: str) -> dict[str, Any]:
@@ -45,7 +51,8 @@ def test_services_are_confined(repository: Path) -> None:
 
 def test_servers_say_when_they_are_well(repository: Path) -> None:
     found = services(repository)
-    assert [name for name, service in found.items() if "healthcheck" in service] == ["postgres", "seaweedfs", "mlflow"]
+    well = [name for name, service in found.items() if "healthcheck" in service]
+    assert well == ["postgres", "seaweedfs", "mlflow", "inspection"]
     waits = {name: {on: how["condition"] for on, how in s.get("depends_on", {}).items()} for name, s in found.items()}
     assert waits["buckets"] == {"seaweedfs": "service_healthy"}
     assert waits["mlflow"] == {"postgres": "service_healthy", "buckets": "service_completed_successfully"}
@@ -58,6 +65,7 @@ def test_only_this_machine_reaches_the_published_ports(repository: Path) -> None
         "seaweedfs": ["127.0.0.1:8333:8333"],
         "buckets": [],
         "mlflow": ["127.0.0.1:5000:5000"],
+        "inspection": ["127.0.0.1:8080:8080"],
     }
     assert services(repository, STLM_MLFLOW_PORT="5500")["mlflow"]["ports"] == ["127.0.0.1:5500:5000"]
 

@@ -57,7 +57,7 @@ def test_the_network_lets_through_what_is_needed_and_nothing_else(repository: Pa
     resources = overlay(repository, "dev")
     policies = list(of_kind(resources, "NetworkPolicy").values())
     labels = {pod.owner["metadata"]["name"]: pod.labels for pod in pods(resources)} | {"pipeline": KFP_POD}
-    ports = {"mlflow": 5000, "postgres": 5432, "seaweedfs": 8333, "stlm-sample": 8080}
+    ports = {"mlflow": 5000, "postgres": 5432, "seaweedfs": 8333, "stlm-sample": 8080, "stlm-inspection": 8080}
     open_ways = {
         (source, target)
         for source in labels
@@ -68,6 +68,7 @@ def test_the_network_lets_through_what_is_needed_and_nothing_else(repository: Pa
         ("pipeline", "mlflow"),
         ("pipeline", "seaweedfs"),
         ("stlm-sample", "mlflow"),
+        ("stlm-inspection", "mlflow"),
         ("mlflow", "postgres"),
         ("mlflow", "seaweedfs"),
         ("stlm-buckets", "seaweedfs"),

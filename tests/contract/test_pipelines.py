@@ -23,6 +23,7 @@ from pipelines.placement import CONFIG, MLFLOW_SECRET, STORE_SECRET, Images
 from stlm_core.config import SECTIONS, as_parameter, from_parameter, line_from_sections, load_line
 from stlm_core.steps.container import ARTIFACTS, TASKS
 from stlm_core.steps.contract import code_version
+from stlm_core.steps.register import IMAGE_DIGEST
 from stlm_core.steps.workspace import STEPS
 
 # Tasks of the cluster's pipeline that are no steps on a workstation.
@@ -221,6 +222,17 @@ def test_a_tag_is_told_apart_by_the_code_behind_it() -> None:
     pinned = Images(data="registry.example/stlm-data@sha256:" + "a" * 64)
     assert digests_of(pinned)["data"] == "sha256:" + "a" * 64
     assert digests_of(pinned)["serve"].endswith(code_version())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_register_knows_its_image_where_that_has_a_digest() -> None:
+    image = "registry.example/stlm-serve@sha256:" + "a" * 64
+    spec = next(yaml.safe_load_all(compile_pipeline("training-cpu", Images(serve=image))))
+    executors = spec["deploymentSpec"]["executors"].items()
+    environments = {name: executor["container"].get("env", []) for name, executor in executors}
+    told = {name: found for name, found in environments.items() if found}
+    assert told == {"exec-register": [{"name": IMAGE_DIGEST, "value": image}]}
+    assert not any(Compiled(name).container("register").get("env") for name in TRAINING), "a tag is no digest"
 
 
 def test_arguments_are_the_parameters_of_the_pipelines(repository: Path) -> None:

@@ -14,7 +14,9 @@ MAX_LINES = 300
 RUNTIME_IMPORTS = {"PIL", "numpy", "onnxruntime", "stlm_core"}
 HEAVY = (
     "boto3",
+    "cryptography",
     "cv2",
+    "fastapi",
     "great_expectations",
     "jinja2",
     "matplotlib",
@@ -28,6 +30,7 @@ HEAVY = (
     "scipy",
     "sklearn",
     "torch",
+    "uvicorn",
     "yaml",
 )
 TEXT_SUFFIXES = {"", ".cfg", ".html", ".j2", ".json", ".lock", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}

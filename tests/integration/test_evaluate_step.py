@@ -14,6 +14,7 @@ from PIL import Image
 from stlm_core.config import LineConfig, load_line
 from stlm_core.data.manifest import build_manifest
 from stlm_core.errors import StlmError, UserError
+from stlm_core.evaluation.example_files import WRONG, read_examples
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, load_detector, save_detector
 from stlm_core.steps.evaluate import evaluate
@@ -88,9 +89,10 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, detector_file: Path) -> 
 def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Workspace, Path]) -> None:
     config, _, folder = evaluated
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert made == {
+    pictures = {name for name in made if name.startswith("examples/")}
+    assert made - pictures == {
         *("metrics.json", "operating_point.json", "report.html", "manifest.json"),
-        *("images.csv", "defects.csv", "calibration.csv"),
+        *("images.csv", "defects.csv", "calibration.csv", "evidence.npz"),
         *("curves/roc.csv", "curves/pixel_roc.csv", "curves/pro.csv"),
         *("figures/roc.png", "figures/pro.png", "figures/score_histogram.png", "figures/contact_sheet.png"),
     }
@@ -104,6 +106,12 @@ def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Works
     good, defective = images[images["label"] == 0], images[images["label"] == 1]
     assert metrics["false_reject_rate"] == pytest.approx(good["is_anomalous"].mean())
     assert metrics["recall_at_budget"] == pytest.approx(defective["is_anomalous"].mean())
+    wrong = images[images["outcome"].isin(WRONG)]
+    examples = read_examples(folder / "examples")
+    shown = {(example.path, example.outcome) for example in examples}
+    assert shown
+    assert shown <= set(zip(wrong["path"], wrong["outcome"], strict=True))
+    assert len(pictures) == 1 + sum(len(example.pictures) for example in examples)
     report = (folder / "report.html").read_text()
     assert "too few images to certify" in report
     assert "lite_medsam (ab12)" in report

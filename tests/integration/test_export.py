@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-from stlm_core.config import LineConfig, load_line
+from stlm_core.config import TRAINED_SECTIONS, LineConfig, as_parameter, load_line
 from stlm_core.data.manifest import build_manifest
 from stlm_core.errors import StlmError, UserError
+from stlm_core.evaluation.evidence_collector import EvidenceCollector
+from stlm_core.evaluation.example_files import write_examples
+from stlm_core.evaluation.examples import Example
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.files import sha256_file
 from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, load_detector, save_detector
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.predict import predict_images
+from stlm_core.steps.container import ARTIFACTS, run_in_container
 from stlm_core.steps.export import export
+from stlm_core.steps.packed_images import pack_images
 from stlm_core.steps.workspace import Workspace
 from stlm_core.weights.catalog import lookup
 
@@ -42,7 +48,27 @@ POINT = OperatingPoint(
     confidence=0.64,
     scale=2.0,
 )
-METRICS = {"image_auroc": 0.97, "aupro_30": 0.88, "test_good": 3, "test_anomalous": 3, "false_reject_rate": 0.1}
+METRICS = {
+    "image_auroc": 0.97,
+    "aupro_30": 0.88,
+    "test_good": 3,
+    "test_anomalous": 3,
+    "test_regions": 3,
+    "false_reject_rate": 0.1,
+    "false_reject_rate_low": 0.05,
+    "false_reject_rate_high": 0.2,
+}
+IMAGES = """path,label,defect_type,raw_score,score,is_anomalous,outcome,has_mask
+test/good/000.png,0,good,0.2,0.2,False,passed,False
+test/good/001.png,0,good,0.3,0.3,False,passed,False
+test/good/002.png,0,good,0.5,0.6,True,false_reject,False
+test/crack/000.png,1,crack,0.4,0.4,False,missed,True
+test/crack/001.png,1,crack,0.6,0.7,True,found,True
+test/crack/002.png,1,crack,0.7,0.8,True,found,True
+"""
+DEFECTS = """defect_type,images,found,recall,recall_low,recall_high,image_auroc,aupro_30
+crack,3,2,0.6667,0.2,0.94,0.97,
+"""
 
 
 def _make_line(root: Path, export_settings: str = "", test_images: bool = True) -> tuple[LineConfig, Workspace]:
@@ -69,7 +95,13 @@ def _make_line(root: Path, export_settings: str = "", test_images: bool = True) 
     save_detector(workspace.folder("train-fa") / "detector.safetensors", Detector(facts).eval())
     evaluated = workspace.folder("evaluate")
     (evaluated / "operating_point.json").write_text(json.dumps(POINT.to_dict()))
-    (evaluated / "metrics.json").write_text(json.dumps(METRICS))
+    (evaluated / "metrics.json").write_text(json.dumps(METRICS if test_images else {}))
+    (evaluated / "images.csv").write_text(IMAGES if test_images else IMAGES.splitlines(keepends=True)[0])
+    (evaluated / "defects.csv").write_text(DEFECTS if test_images else DEFECTS.splitlines(keepends=True)[0])
+    seen = np.zeros((8, 8, 3), dtype=np.uint8)
+    missed = Example("test/crack/000.png", "crack", 0.4, 0.4, "missed", seen, np.zeros((8, 8), np.float32), None)
+    EvidenceCollector().build().save(evaluated / "evidence.npz")
+    write_examples(evaluated / "examples", [missed] if test_images else [], POINT.raw_threshold)
     return config, workspace
 
 
@@ -88,6 +120,7 @@ def test_the_folder_holds_the_model_and_its_records(exported: tuple[LineConfig, 
         "latency.json",
         "manifest.json",
         "model.onnx",
+        "model_card.html",
         "model_card.md",
         "parity.json",
     ]
@@ -144,13 +177,47 @@ def test_predict_says_what_torch_says(exported: tuple[LineConfig, Workspace], tm
 
 def test_the_card_states_licences_and_figures(exported: tuple[LineConfig, Workspace]) -> None:
     card = (exported[1].folder("export") / "model_card.md").read_text()
-    assert "**These weights are not for commercial use: the line's images are under CC BY-NC-SA 4.0.**" in card
+    assert "These weights are not for commercial use: the line's images are under CC BY-NC-SA 4.0." in card
     assert "Apache-2.0; trained on medical images" in card
-    assert "| image AUROC | 97.00% |" in card
-    assert "Budget: 50 of 1000 good parts may be rejected." in card
-    assert "Measured on the good test images: 100 of 1000." in card
+    assert re.search(r"\| Image AUROC \| 97\.0% \| \d+\.\d% to 100\.0% \| bootstrap", card)
+    assert "| budget that was asked for | 50 |" in card
+    assert "| measured on 3 good test images | 100 (50 to 200) |" in card
     assert "Passed: torch against ONNX Runtime on 4 real images" in card
-    assert "stlm export --line part" in card
+    assert "dvc repro export@part" in card
+    config, workspace = exported
+    for stated in (sha256_file(workspace.folder("export") / "model.onnx"), config.section_hash(*TRAINED_SECTIONS)):
+        assert f"`{stated}`" in card
+    page = (workspace.folder("export") / "model_card.html").read_text()
+    assert "test/crack/000.png" in page
+    assert page.count("data:image/jpeg;base64,") == 3  # there is no mask, so no ground truth
+    assert str(config.root) not in card + page
+
+
+def test_in_a_container_kubeflow_gets_the_page(exported: tuple[LineConfig, Workspace], tmp_path: Path) -> None:
+    config, workspace = exported
+    names = [path.relative_to(config.root).as_posix() for path in (config.root / "data").rglob("*.png")]
+    pack_images("part", "r7", config.root, names, tmp_path / "images.tar")
+    sections = config.model_dump(mode="json", by_alias=True)
+    inputs = {name: workspace.folder(step) for name, step in ARTIFACTS.items() if name != "onnx"}
+    outputs = {"onnx": workspace.folder("export"), "card": tmp_path / "card"}
+
+    def listed(paths: dict[str, Path]) -> dict[str, object]:
+        return {name: {"artifacts": [{"name": name, "uri": str(path)}]} for name, path in paths.items()}
+
+    executor_input = {
+        "inputs": {
+            "parameterValues": {
+                "profile": "cpu",
+                "data_revision": "r7",
+                **{section: as_parameter(sections[section]) for section in TRAINED_SECTIONS},
+            },
+            "artifacts": listed(inputs | {"images": tmp_path / "images.tar"}),
+        },
+        "outputs": {"artifacts": listed(outputs), "outputFile": str(tmp_path / "output.json")},
+    }
+    # The settings arrive as they are on a workstation, so nothing has to be exported again.
+    assert "up to date" in run_in_container("export", "part", json.dumps(executor_input))
+    assert (tmp_path / "card").read_bytes() == (workspace.folder("export") / "model_card.html").read_bytes()
 
 
 def test_equal_inputs_give_the_same_file(exported: tuple[LineConfig, Workspace]) -> None:
@@ -174,6 +241,7 @@ def test_without_test_images_the_held_back_ones_prove_it_and_a_changed_one_is_na
     parity = json.loads((workspace.folder("export") / "parity.json").read_text())
     assert {image["split"] for image in parity["images"]} == {"calibration"}
     assert DetectorSession(workspace.folder("export") / "model.onnx").metadata["test_sha256"] == ""
+    assert "nothing could be measured" in (workspace.folder("export") / "model_card.md").read_text()
     path = config.resolve("data/part") / parity["images"][0]["path"]
     Image.new("RGB", (70, 52)).save(path)
     with pytest.raises(UserError, match=f"{path}: has changed since the manifest was made"):
@@ -182,6 +250,9 @@ def test_without_test_images_the_held_back_ones_prove_it_and_a_changed_one_is_na
 
 def test_missing_and_damaged_inputs_are_named(tmp_path: Path) -> None:
     config, workspace = _make_line(tmp_path)
+    (workspace.folder("evaluate") / "images.csv").write_text("path,label\na.png,good\n")
+    with pytest.raises(UserError, match=r"images\.csv: cannot be read as a table of the evaluation"):
+        export(config, workspace)
     (workspace.folder("evaluate") / "metrics.json").write_text("{")
     with pytest.raises(UserError, match=r"metrics\.json: not valid JSON"):
         export(config, workspace)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evidence_data import evidence
 from registry_project import CURVE_STEPS, make_project, write_export
 from typer.testing import CliRunner
 
@@ -22,7 +23,7 @@ from stlm_core.files import sha256_bytes
 from stlm_core.integrations import mlflow_run
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, registry_lock
-from stlm_core.steps.promote import promote, rollback, status
+from stlm_core.steps.promote import promote, reject, rollback, status
 from stlm_core.steps.register import register
 from stlm_core.steps.workspace import Workspace
 
@@ -96,6 +97,8 @@ def test_a_registration_holds_everything(project: tuple[LineConfig, Workspace], 
     assert json.loads(dataset.dataset.profile)["sha256"] == "0" * 64
     files = {entry.path for entry in tracking.client.list_artifacts(record["run_id"])}
     assert {"report.html", "figures", "export", "validation"} <= files
+    exported = {entry.path for entry in tracking.client.list_artifacts(record["run_id"], "export")}
+    assert {"export/model_card.md", "export/model_card.html"} <= exported
 
     registry = Registry(tracking, "tiny")
     version = registry.at(CHALLENGER)
@@ -105,6 +108,8 @@ def test_a_registration_holds_everything(project: tuple[LineConfig, Workspace], 
     assert version.tags["code_version"] == "r1"
     assert version.tags["image_auroc"] == "0.95"
     assert version.tags["parity_passed"] == "true"
+    described = tracking.client.get_model_version("stlm-tiny", str(version.number)).description
+    assert described == "# Card of r1\n"
 
 
 def test_the_registered_model_is_the_proven_file_and_answers(
@@ -119,14 +124,9 @@ def test_the_registered_model_is_the_proven_file_and_answers(
     assert not list(folder.glob("*.data"))
     assert sha256_bytes((folder / "model.onnx").read_bytes()) == digest
     model = mlflow.pyfunc.load_model(str(folder))
-    assert [spec.name for spec in model.metadata.signature.inputs.inputs] == ["image"]
-    assert [spec.name for spec in model.metadata.signature.outputs.inputs] == ["score", "anomaly_map", "is_anomalous"]
     answer = model.predict({"image": np.full((2, 6, 5, 3), 255, np.uint8)})
     assert answer["score"].tolist() == [1.0, 1.0]
     assert answer["is_anomalous"].tolist() == [True, True]
-    example = model.input_example
-    assert np.asarray(example["image"]).shape == (1, 32, 32, 3)
-    assert model.predict(example)["anomaly_map"].shape == (1, 32, 32)
 
 
 def test_the_same_export_is_the_same_version(project: tuple[LineConfig, Workspace]) -> None:
@@ -241,7 +241,7 @@ def test_the_first_champion_is_gated_and_promoted(project: tuple[LineConfig, Wor
     version = Registry(tracking, "tiny").at(CHAMPION)
     assert version is not None
     assert version.tags["promoted_by"] == "quality engineer"
-    assert "image_auroc 0.9500 is at least the floor 0.8000" in version.tags["promotion_reason"]
+    assert "image AUROC 0.9500 is at least the floor 0.8000" in version.tags["promotion_reason"]
     assert version.tags["replaces"] == ""
     assert version.tags["promoted_at"].endswith("+00:00")
     again = promote(config)
@@ -275,7 +275,7 @@ def test_no_statistics_are_kept_of_a_champion_that_has_none(
     _register(project, "r1")
     promote(config)
     _register(project, "r2")
-    monkeypatch.setattr("stlm_core.steps.promote.STATISTICS_ARTIFACT", "validation/of_an_older_version.json")
+    monkeypatch.setattr("stlm_core.steps.promotion_records.STATISTICS_ARTIFACT", "validation/of_an_older_version.json")
     promote(config)
     assert not reference_path(config).exists()
 
@@ -297,22 +297,78 @@ def test_a_worse_challenger_is_kept_back_with_its_reasons(
     config, _ = project
     _register(project, "r1")
     promote(config)
-    _register(project, "r2", image_auroc=0.90)
+    _register(project, "r2", recall_at_budget=0.2)
     result = promote(config)
     assert (result.outcome, result.champion, result.challenger) == ("kept", 1, 2)
-    assert result.reasons == (
-        "image_auroc 0.9000 against 0.9500 of champion 1: a loss of 0.0500, more than the margin 0.0100",
-    )
+    assert result.reasons[0].startswith("recall at the budget 0.2000 against 0.7000 of champion 1: worse by 0.5000")
+    registry = Registry(tracking, "tiny")
+    judged = registry.version(2)
+    assert judged is not None
+    (kept,) = tracking.client.list_artifacts(judged.run_id, "promotion")
+    decided = registry.run_json(judged.run_id, kept.path)
+    assert decided is not None
+    assert (decided["outcome"], decided["rules"]["outcome"]) == ("kept", "keep")
+    assert decided["reasons"] == list(result.reasons)
     assert _aliases(config) == {CHAMPION: 1, CHALLENGER: 2}
     version = Registry(tracking, "tiny").version(2)
     assert version is not None
-    assert "a loss of 0.0500" in version.tags["kept_reason"]
+    assert "worse by 0.5000" in version.tags["kept_reason"]
     with pytest.raises(UserError, match="--force needs --reason"):
         promote(config, force=True)
     forced = promote(config, force=True, reason="new camera")
     assert (forced.outcome, forced.champion, forced.previous) == ("promoted", 2, 1)
     assert forced.reasons[0] == "forced: new camera"
     assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1}
+
+
+def test_what_the_rules_cannot_judge_waits_for_a_person_who_says_yes_or_no(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, _ = project
+    registry = Registry(tracking, "tiny")
+    _register(project, "r1")
+    promote(config)
+    _register(project, "r2", recall_at_budget=0.65)  # one defect of twenty less
+    result = promote(config)
+    assert (result.outcome, result.champion, result.challenger) == ("needs-human", 1, 2)
+    assert "too uncertain for the margin 0.0300" in result.reasons[0]
+    waiting = registry.version(2)
+    assert waiting is not None
+    assert {"needs_human_at", "needs_human_reason"} <= set(waiting.tags)
+    assert _aliases(config) == {CHAMPION: 1, CHALLENGER: 2}
+    with pytest.raises(UserError, match="--reason: say why"):
+        reject(config, reason=" ")
+    assert reject(config, reason="finds fewer dents", by="quality engineer") == 2
+    rejected = registry.version(2)
+    assert rejected is not None
+    assert rejected.tags["rejected_reason"] == "finds fewer dents"
+    assert _aliases(config) == {CHAMPION: 1}
+    assert promote(config).outcome == "already"
+    with pytest.raises(UserError, match="no challenger"):
+        reject(config, reason="again")
+    assert register(config, project[1]).reused  # once rejected, the same file does not come back by itself
+    assert promote(config).outcome == "already"
+    register(config, project[1], force=True)
+    assert promote(config, force=True, reason="looked at all of them").outcome == "promoted"
+    promoted = registry.version(2)
+    assert promoted is not None
+    assert not {"needs_human_at", "rejected_at", "kept_at"} & set(promoted.tags)
+
+
+def test_a_champion_of_other_test_images_waits_for_a_person_or_for_the_images(
+    project: tuple[LineConfig, Workspace],
+) -> None:
+    config, workspace = project
+    _register(project, "r1")
+    promote(config)
+    write_export(workspace, revision="r2")
+    others = [f"other {index}.png" for index in range(40)]
+    found = evidence([0.1] * 20 + [0.9] * 20, ["good"] * 20 + ["dent"] * 20, names=others)
+    found.save(workspace.folder("evaluate") / "evidence.npz")
+    register(config, workspace)
+    result = promote(config)
+    assert result.outcome == "needs-human"
+    assert result.reasons[0].startswith("only 0 good and 0 defective test images have been seen by both versions")
 
 
 def test_a_failed_or_missing_proof_is_never_promoted(project: tuple[LineConfig, Workspace], tracking: Tracking) -> None:
@@ -498,17 +554,28 @@ def test_the_commands_tell_what_they_did_and_end_with_its_code(project: tuple[Li
     assert "version 1 would be champion" in stlm("promote", "--line", "tiny", "--dry-run")[1]
     code, text = stlm("promote", "--line", "tiny")
     assert (code, text.splitlines()[0]) == (0, "promote tiny: version 1 is champion")
-    assert "  - image_auroc 0.9500 is at least the floor 0.8000" in text
+    assert "  - image AUROC 0.9500 is at least the floor 0.8000" in text
     assert stlm("promote", "--line", "tiny") == (0, "promote tiny: version 1 is champion already\n")
-    write_export(workspace, revision="r2", aupro_30=0.5)
+    write_export(workspace, revision="r2", recall_at_budget=0.65)
+    stlm("register", "--line", "tiny", *outputs)
+    code, text = stlm("promote", "--line", "tiny")
+    assert code == 4
+    assert text.startswith(
+        "promote tiny: version 2 waits for a person, champion 1 stays\n  - recall at the budget 0.65"
+    )
+    assert 'yes: `stlm promote --line tiny --force --reason "..."`; no: `stlm reject' in text
+    write_export(workspace, revision="r3", recall_at_budget=0.1)
     stlm("register", "--line", "tiny", *outputs)
     code, text = stlm("promote", "--line", "tiny")
     assert code == 3
-    assert text.startswith("promote tiny: version 2 is kept back, champion 1 stays\n  - aupro_30 0.5000 against 0.8500")
+    assert text.startswith("promote tiny: version 3 is kept back, champion 1 stays\n  - recall at the budget 0.1000")
+    assert stlm("reject", "--line", "tiny", "--reason", "no") == (0, "reject tiny: version 3 waits no longer\n")
+    write_export(workspace, revision="r4", image_auroc=0.5)
+    stlm("register", "--line", "tiny", *outputs)
     code, text = stlm("promote", "--line", "tiny", "--force", "--reason", "agreed with quality")
-    assert (code, text.splitlines()[0]) == (0, "promote tiny: version 2 is champion, replacing version 1")
+    assert (code, text.splitlines()[0]) == (0, "promote tiny: version 4 is champion, replacing version 1")
     text = stlm("status")[1]
     assert "champion" in text
     assert "0.5000" in text
     code, text = stlm("rollback", "--line", "tiny", "--reason", "scratches missed")
-    assert (code, text) == (0, "rollback tiny: version 1 is champion again, version 2 withdrawn\n")
+    assert (code, text) == (0, "rollback tiny: version 1 is champion again, version 4 withdrawn\n")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import re
 import threading
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import Page
 from PIL import Image
 
 from stlm_core.evaluation.evaluate import Evaluation, evaluate_predictions
@@ -44,32 +44,6 @@ def prediction(number: int, defect_type: str, masked: bool = True) -> Prediction
 def evaluated(good: int = 10, defects: int = 8, masked: bool = True, name: str = "scratch") -> Evaluation:
     predictions = [prediction(n, "good") for n in range(good)] + [prediction(n, name, masked) for n in range(defects)]
     return evaluate_predictions(predictions, POINT, report_images=6)
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page; complains about tags that do not close."""
-
-    VOID = frozenset({"meta", "img", "source", "br", "link", "input"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
 
 
 def render(evaluation: Evaluation) -> Page:

@@ -255,13 +255,20 @@ def test_from_registration_to_promotion_and_the_record_of_the_run(stlm: Stlm, re
     first = {"version": 1.0, "alias": "challenger", "model_uri": "models:/stlm-tiny/1"}
     assert register(registry / "first") == first
     assert promote(registry / "promoted") == "promoted"
-    assert (registry / "promoted/decision").read_text().startswith("# version 1 of line tiny is champion\n\n- ")
+    assert (
+        (registry / "promoted/decision")
+        .read_text()
+        .startswith("# version 1 of line tiny is champion\n\n**Promote**\n\n| verdict ")
+    )
 
-    assert register(registry / "worse", image_auroc=0.2)["alias"] == "challenger"
+    assert register(registry / "worse", recall_at_budget=0.2)["alias"] == "challenger"
     assert promote(registry / "kept") == "kept"
     decision = (registry / "kept/decision").read_text().splitlines()
     assert decision[:2] == ["# version 2 of line tiny is kept back", ""]
-    assert any(line.startswith("- ") and "image_auroc" in line for line in decision[2:])
+    assert decision[2] == "**Keep the champion**"
+    assert decision[6].startswith(
+        "| fail | recall at the budget | recall at the budget 0.2000 against 0.7000 of champion 1"
+    )
 
     # What kfp.local and what a cluster says of the run; the group before the exit handler is no task that failed.
     said = {"pipeline_task_name": "train-fa"}, {"pipelineTaskName": "exit-handler-1"}

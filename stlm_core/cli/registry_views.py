@@ -1,0 +1,156 @@
+"""``stlm status`` and ``stlm history``: what is in service and how it came to be."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stlm_core.cli.options import DEFAULT_PARAMS, Line, Params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rich.table import Table
+
+    from stlm_core.steps.registry_history import Event
+    from stlm_core.steps.registry_status import LineStatus, VersionStatus
+
+_WIDTH = 120  # characters, where no terminal says how wide it is
+_LONGEST_LINE, _LONGEST_WHY = 24, 240
+_CHALLENGERS = {"waiting": "challenger", "kept": "kept back", "needs-human": "needs a person"}
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON, with everything that is known.")]
+
+
+def status_command(params: Params = DEFAULT_PARAMS, as_json: Json = False) -> None:
+    """Show every line's champion, its challenger and the last pipeline run.
+
+    A champion's age counts from its promotion, a challenger's from when it was registered, kept back or handed to a
+    person.
+    """
+    from stlm_core.steps.registry_status import status
+
+    found = status(params.resolve().parent, _experiments(params))
+    if as_json:
+        typer.echo(json.dumps([each.to_json() for each in found], indent=2))
+        return
+    _print(_status_table(found, datetime.now(UTC)))
+
+
+def history_command(line: Line, params: Params = DEFAULT_PARAMS, as_json: Json = False) -> None:
+    """Show all versions of a line and what became of them, the newest first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from stlm_core.config import load_line
+    from stlm_core.steps.registry_history import history
+
+    found = history(load_line(params, line))
+    if as_json:
+        typer.echo(json.dumps([each.to_json() for each in found], indent=2))
+        return
+    table = Table("version", "when (UTC)", "what", "by", "why")
+    for version in found:
+        name = " ".join([str(version.version), *version.aliases])
+        for event in version.events:
+            table.add_row(name, event.at[:16].replace("T", " "), _what(event), escape(event.by), escape(_why(event)))
+            name = ""
+        table.add_section()
+    _print(table)
+
+
+def _experiments(params: Path) -> dict[str, str | None]:
+    """Line -> its ``register.experiment``; a line whose settings are wrong is shown too, under its usual name."""
+    from stlm_core.config import line_names, load_line
+    from stlm_core.errors import UserError
+
+    found: dict[str, str | None] = {}
+    for line in line_names(params):
+        try:
+            found[line] = load_line(params, line).register_.experiment
+        except UserError:
+            found[line] = None
+    return found
+
+
+def _status_table(lines: Iterable[LineStatus], now: datetime) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("line", "version", "age", "AUROC", "AUPRO", "recall", "data", "drift", "last pipeline run")
+    for line in lines:
+        # Of a long name both ends tell: plants number their lines.
+        name = escape(_shortened(line.line, _LONGEST_LINE))
+        ended = escape(_last_run(line, now))
+        rows = [version for version in (line.champion, line.challenger) if version is not None]
+        for version in rows:
+            table.add_row(name, *_cells(version, now), ended)
+            name = ended = ""
+        if not rows:
+            table.add_row(name, "none", *["-"] * 6, ended)
+        table.add_section()
+    return table
+
+
+def _cells(version: VersionStatus, now: datetime) -> tuple[str, ...]:
+    kind = "champion" if version.state == "champion" else _CHALLENGERS[version.state]
+    drift = "-" if version.drift is None else f"{version.drift:.2f}"
+    return (
+        f"{version.version} {kind}",
+        _age(version.since, now),
+        *(_figure(version.metrics, name) for name in ("image_auroc", "aupro_30", "recall_at_budget")),
+        version.data_revision[:8] or "-",
+        drift,
+    )
+
+
+def _figure(metrics: Mapping[str, float], name: str) -> str:
+    return f"{metrics[name]:.4f}" if name in metrics else "-"
+
+
+def _last_run(line: LineStatus, now: datetime) -> str:
+    run = line.last_run
+    if run is None:
+        return "-"
+    where = f" in {run.failed_task}" if run.failed_task else ""
+    since = datetime.fromtimestamp(run.recorded_ms / 1000, UTC).isoformat()
+    return f"{run.state.lower()}{where}, {_age(since, now)} ago"
+
+
+def _age(since: str, now: datetime) -> str:
+    """How long ago, in the largest unit of which at least two have passed."""
+    try:
+        moment = datetime.fromisoformat(since)
+    except ValueError:
+        return "-"
+    passed = now - (moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    for unit, length in (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("min", timedelta(minutes=1))):
+        if passed >= 2 * length:
+            return f"{passed // length} {unit}"
+    return f"{max(0, passed // timedelta(seconds=1))} s"
+
+
+def _what(event: Event) -> str:
+    about = {"promoted": "promoted, replacing {}", "replaced": "replaced by {}", "restored": "restored for {}"}
+    return about[event.kind].format(event.of) if event.of is not None and event.kind in about else event.kind
+
+
+def _why(event: Event) -> str:
+    return _shortened(" ".join(event.why.split()), _LONGEST_WHY)
+
+
+def _shortened(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console(width=None if Console().is_terminal else _WIDTH).print(table)

@@ -1,0 +1,131 @@
+"""Gathers :class:`~stlm_core.evaluation.evidence.Evidence` while an evaluation shows its images one at a time."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stlm_core.evaluation.evidence import Evidence
+from stlm_core.evaluation.metrics.binning import BINS, bin_thresholds, score_bins
+from stlm_core.evaluation.metrics.pixel import validate_map
+from stlm_core.evaluation.metrics.regions import region_weights
+from stlm_core.evaluation.predictions import Prediction
+
+_COARSER = 4  # bits: 128 levels an octave, 0.8 % wide
+LEVELS = (BINS >> _COARSER) + 1
+# False positive rates at which thresholds are wanted: dense where AUPRO is integrated and the curve is steep, some
+# beyond, because a resampling moves the rates.
+_RATES = np.concatenate([0.35 * np.linspace(0, 1, 160) ** 3, np.linspace(0.36, 1, 30)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sparse:
+    """Counts at the levels that occur, in 6 bytes a level."""
+
+    levels: npt.NDArray[np.uint16]
+    values: npt.NDArray[np.float32]
+
+    def at_or_above(self, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Sums over the levels from each of ``chosen`` (descending level numbers) upwards."""
+        total = np.concatenate([[0.0], np.cumsum(self.values[::-1], dtype=np.float64)])
+        position = np.searchsorted(self.levels, chosen.astype(np.uint16), side="left")
+        sums: npt.NDArray[np.float64] = total[len(self.levels) - position]
+        return sums
+
+
+class EvidenceCollector:
+    """A few kilobytes an image, whatever its size; the thresholds are chosen when all images have been seen."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str, str, int, str, float, bool]] = []
+        self._normal: list[_Sparse] = []
+        self._regions: list[_Sparse] = []
+        self._counts: list[tuple[int, int]] = []
+        self._pooled = np.zeros(LEVELS, dtype=np.int64)
+
+    def add(self, prediction: Prediction, score: float, rejected: bool) -> None:
+        """One image; ``score`` is calibrated.
+
+        Raises:
+            ValueError: the map does not go with the mask, or is not in [0, 1].
+        """
+        label = prediction.label
+        self._rows.append(
+            (prediction.path, prediction.sha256, prediction.group, label, prediction.defect_type, score, rejected)
+        )
+        if label == 1 and prediction.mask is None:
+            self._keep(np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp), np.zeros(0), 0)
+            return
+        mask = prediction.mask if label == 1 else None
+        level = score_bins(validate_map(prediction.anomaly_map, mask)) >> _COARSER
+        if mask is None or not mask.any():
+            self._keep(level.ravel(), np.zeros(0, dtype=np.intp), np.zeros(0), 0)
+            return
+        weights, regions = region_weights(mask)
+        self._keep(level[~mask], level[mask], weights, regions)
+
+    def _keep(
+        self,
+        normal: npt.NDArray[np.intp],
+        anomalous: npt.NDArray[np.intp],
+        weights: npt.NDArray[np.float64],
+        regions: int,
+    ) -> None:
+        counts = np.bincount(normal, minlength=LEVELS)
+        self._pooled += counts
+        self._normal.append(_sparse(counts.astype(np.float64)))
+        mass = np.bincount(anomalous, weights, minlength=LEVELS).astype(np.float64)
+        self._regions.append(_sparse(mass))
+        self._counts.append((len(normal), regions))
+
+    def build(self) -> Evidence:
+        """Everything seen."""
+        chosen, thresholds = self._thresholds()
+        columns = list(zip(*self._rows, strict=True)) or [()] * 7
+        number = len(self._rows)
+        sums = [np.zeros((number, len(chosen))) for _ in range(2)]
+        for row, (normal, regions) in enumerate(zip(self._normal, self._regions, strict=True)):
+            sums[0][row], sums[1][row] = normal.at_or_above(chosen), regions.at_or_above(chosen)
+        counts = np.array(self._counts, dtype=np.int64).reshape(number, 2)
+        return Evidence(
+            paths=np.array(columns[0], dtype=np.str_),
+            sha256=np.array(columns[1], dtype=np.str_),
+            groups=np.array(columns[2], dtype=np.str_),
+            labels=np.array(columns[3], dtype=np.int8),
+            defect_types=np.array(columns[4], dtype=np.str_),
+            scores=np.array(columns[5], dtype=np.float32),
+            rejected=np.array(columns[6], dtype=np.bool_),
+            thresholds=thresholds,
+            # float32 rounds counts beyond 16 million a level
+            false_positives=np.minimum(np.rint(sums[0]), counts[:, :1]).astype(np.uint32),
+            normal_pixels=counts[:, 0],
+            overlap=sums[1].astype(np.float32),
+            regions=counts[:, 1].astype(np.int32),
+        )
+
+    def _thresholds(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """Level numbers where the pooled false positive rate passes a wanted rate, and their scores; both fall to 0."""
+        from_the_top = np.cumsum(self._pooled[::-1])
+        total = max(int(from_the_top[-1]), 1)
+        position = np.searchsorted(from_the_top, _RATES * total, side="left")
+        levels = LEVELS - 1 - np.minimum(position, LEVELS - 1)
+        # One above the highest normal pixel, so that what regions have above all normal pixels counts at rate 0.
+        highest = int(np.flatnonzero(self._pooled)[-1]) if self._pooled.any() else 0
+        found = np.unique(np.concatenate([levels, [min(highest + 1, LEVELS - 1), 0]]))[::-1].astype(np.intp)
+        scores = _level_scores()[found]
+        distinct = np.append(np.diff(scores) < 0, True)  # next to 1 there are more levels than numbers
+        return found[distinct], scores[distinct]
+
+
+@functools.cache
+def _level_scores() -> npt.NDArray[np.float64]:
+    """The smallest score of each level: (LEVELS,), ascending."""
+    return bin_thresholds()[:: 1 << _COARSER].copy()
+
+
+def _sparse(counts: npt.NDArray[np.float64]) -> _Sparse:
+    levels = np.flatnonzero(counts)
+    return _Sparse(levels.astype(np.uint16), counts[levels].astype(np.float32))

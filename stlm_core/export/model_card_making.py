@@ -1,0 +1,128 @@
+"""What a model was made of: data, network, seeds, and the commands that make it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stlm_core.export.facts import ExportFacts
+from stlm_core.export.model_card_findings import Findings
+
+Row = tuple[str, str]
+_STEM_STRIDE = {"conv3x3": 16, "conv1x1": 4}
+_DIGITS = frozenset("0123456789abcdef")
+
+
+class Code(str):
+    """A text to be shown as it would be typed: a hash, a version, a name of a file."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Making:
+    """What is known of the making besides :class:`~stlm_core.export.facts.ExportFacts`.
+
+    ``parameters``: of the networks that the exported graph runs. ``photo``: width and height of most images, pixels;
+    None without images. ``data_revision``: name of the version of the images, "" if they have none.
+    """
+
+    config_sha256: str
+    data_revision: str
+    parameters: int
+    seeds: Mapping[str, int]
+    photo: tuple[int, int] | None
+
+
+def plain(text: str) -> str:
+    """``text`` with everything that is no visible letter or space escaped: a name may reverse the text around it."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def grid(facts: ExportFacts) -> int:
+    """Side of the grid on which the network decides, cells."""
+    return facts.detector.size // _STEM_STRIDE[facts.detector.stem]
+
+
+def seeds_text(seeds: Mapping[str, int]) -> str:
+    """``seeds data 0, distill 0``."""
+    return f"seeds {', '.join(f'{name} {seed}' for name, seed in seeds.items())}"
+
+
+def architecture(facts: ExportFacts, making: Making) -> str:
+    """The network in one paragraph."""
+    size, cells = facts.detector.size, grid(facts)
+    joined = (
+        "A small convolutional network, the feature aggregation, turns their disagreement into the anomaly map."
+        if facts.map_source == "fa"
+        else "Their disagreement, position by position, is the anomaly map."
+    )
+    return (
+        f"A two-stream detector (SAM-guided two-stream lightweight model, arXiv 2402.19145) of "
+        f"{making.parameters / 1e6:.2f} million parameters. Two TinyViT encoders share the two-way transformer of a "
+        "Segment Anything decoder. A frozen teacher taught one to see a part as it is, the other to see it as it "
+        f"should be, from good parts with painted-in faults; defective parts were not used. {joined} The photograph "
+        f"is scaled to {size} x {size} pixels and judged on a grid of {cells} x {cells} cells; the score is the mean "
+        f"of the {facts.top_pixels} largest pixels of the map, calibrated so that 0.5 is the threshold. Scaling, "
+        "calibration and threshold are inside the file: input is uint8 RGB of any size and number, output a score, "
+        "a map and a decision."
+    )
+
+
+def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[Row, ...]:
+    """What the images are and whose."""
+    types = Counter(image.defect_type for image in findings.images if image.label == 1)
+    listed = ", ".join(f"{number} {plain(name)}" for name, number in sorted(types.items()))
+    good = sum(image.label == 0 for image in findings.images)
+    tested = f"{facts.images.get('test', 0):,}" if facts.images.get("test") else "none"
+    if findings.images:
+        tested += f": {good:,} good" + (f"; defective: {listed}" if listed else ", none defective")
+    rows: list[Row] = [
+        ("training", f"{facts.images.get('train', 0):,} good images"),
+        ("validation", f"{facts.images.get('validation', 0):,} good images, for choosing among checkpoints"),
+        ("calibration", f"{facts.images.get('calibration', 0):,} good images, for the threshold alone"),
+        ("test", tested),
+    ]
+    if making.photo:
+        rows.append(("size of the photographs", f"{making.photo[0]} x {making.photo[1]} pixels (most of them)"))
+    rows += [
+        ("licence of the images", plain(facts.data_license)),
+        ("data, sha256", Code(facts.dataset_sha256)),
+        ("test split, sha256", Code(facts.test_sha256) if facts.test_sha256 else "no test images"),
+        ("version of the images", Code(plain(making.data_revision)) if making.data_revision else "not recorded"),
+    ]
+    return tuple(rows)
+
+
+def file_rows(facts: ExportFacts, making: Making, onnx_sha256: str) -> tuple[Row, ...]:
+    """Everything that pins the file down."""
+    return (
+        ("ONNX file, sha256", Code(onnx_sha256)),
+        ("trained weights, sha256", Code(facts.detector_sha256)),
+        ("settings, sha256", Code(making.config_sha256)),
+        ("data, sha256", Code(facts.dataset_sha256)),
+        ("version of the images", Code(plain(making.data_revision)) if making.data_revision else "not recorded"),
+        ("commit", Code(plain(facts.git_revision)) if facts.git_revision else "not known"),
+        ("code", Code(plain(facts.code_version))),
+        ("profile", plain(facts.profile) or "not recorded"),
+        ("seeds", seeds_text(making.seeds).removeprefix("seeds ")),
+    )
+
+
+def reproduce(facts: ExportFacts, making: Making) -> tuple[str, ...]:
+    """The commands that make the file again, for a shell in a checkout."""
+    line, commit = plain(facts.line), facts.git_revision.removesuffix("-dirty")
+    images = (
+        f"stlm data pull --line {shlex.quote(line)}"
+        if making.data_revision
+        else f"# the images, which are not under DVC: those of data sha256 {facts.dataset_sha256[:12]}"
+    )
+    return (
+        *([f"git checkout {commit}"] if commit and set(commit) <= _DIGITS else ()),
+        "make install && source .venv/bin/activate",
+        images,
+        f"dvc repro {shlex.quote(f'export@{line}')}",
+        f"sha256sum {shlex.quote(f'outputs/{line}/export/model.onnx')}",
+    )
