@@ -42,7 +42,8 @@ demo: install .dvc/config.local ## The sample line from nothing to a promoted mo
 	stlm sample
 	stlm weights fetch lite_medsam
 	dvc repro $(addsuffix @sample,$(STEPS))
-	stlm promote --line sample
+	# A champion that stays, or waits for a person to decide, is no failure.
+	stlm promote --line sample || [ $$? -ge 3 ]
 	stlm summary --line sample
 
 repro: install .dvc/config.local ## Bring one line up to date (LINE=sample)

@@ -46,23 +46,32 @@ def verify_model(content: bytes, *, line: str, sha256: str, signature: str | Non
         StlmError: other bytes, no signature where one is required, or one that does not hold.
         UserError: the key cannot be read.
     """
-    from cryptography.exceptions import InvalidSignature
-
     found = sha256_bytes(content)
     if found != sha256.lower():
         raise StlmError(
             f"line {line}: the model's sha256 is {found}, the registry has {sha256}: the file was changed or damaged"
         )
-    if public_key is None:
-        return
+    if public_key is not None:
+        verify_signature(found, line=line, signature=signature, public_key=public_key)
+
+
+def verify_signature(sha256: str, *, line: str, signature: str | None, public_key: Path) -> None:
+    """Return if the holder of the key has signed the model with that digest as a model of that line.
+
+    Raises:
+        StlmError: no signature, or one that does not hold.
+        UserError: the key cannot be read.
+    """
+    from cryptography.exceptions import InvalidSignature
+
     key = _public_key(public_key)
     if not signature:
-        raise StlmError(f"line {line}: model {found[:12]} is not signed, and {VERIFY_KEY} asks for signed models")
+        raise StlmError(f"line {line}: model {sha256[:12]} is not signed, and {VERIFY_KEY} asks for signed models")
     try:
-        key.verify(base64.b64decode(signature, validate=True), _statement(found, line))
+        key.verify(base64.b64decode(signature, validate=True), _statement(sha256, line))
     except (InvalidSignature, binascii.Error, ValueError):
         raise StlmError(
-            f"line {line}: the signature of model {found[:12]} does not hold for the key {public_key.name}"
+            f"line {line}: the signature of model {sha256[:12]} does not hold for the key {public_key.name}"
         ) from None
 
 

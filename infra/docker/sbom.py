@@ -32,7 +32,7 @@ _LONGEST_LICENSE = 100  # characters; what is longer is no name
 def main(name: str, version: str, revision: str, reports: Path, output: Path) -> None:
     """Write the parts list of image ``name`` to ``output``; ends with an error if the schema does not allow it."""
     listed = _distributions(PYTHON)
-    base = _distributions(_run([PYTHON, "-c", "import sys; print(sys._base_executable)"]).strip())
+    base = _distributions(_interpreter_below())
     known = {component["purl"] for component in listed["components"]}
     below = [component for component in base["components"] if component["purl"] not in known]
     _add_hashes(listed["components"], reports)
@@ -67,9 +67,14 @@ def main(name: str, version: str, revision: str, reports: Path, output: Path) ->
     output.write_text(text, encoding="utf-8")
 
 
+def _interpreter_below() -> str:
+    return _run([PYTHON, "-c", "import sys; print(sys._base_executable)"]).strip()
+
+
 def _distributions(python: str) -> dict[str, Any]:
     """What is installed for that interpreter, with licences as the packages declare them."""
     tool = [sys.executable, "-m", "cyclonedx_py", "environment", "--spec-version", "1.6", "--output-reproducible"]
+    tool += ["--no-validate"]  # the whole is validated, once
     bom: dict[str, Any] = json.loads(_run([*tool, python]))
     return bom
 
@@ -130,11 +135,14 @@ def _debian_packages() -> Iterator[dict[str, Any]]:
 
 
 def _debian_licenses(package: str) -> list[str]:
-    """Names in a copyright file that machines can read; nothing where it cannot be, or the image has none."""
     try:
-        text = Path("/usr/share/doc", package, "copyright").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return licenses_in(Path("/usr/share/doc", package, "copyright").read_text(encoding="utf-8", errors="replace"))
+    except OSError:  # images without documentation
         return []
+
+
+def licenses_in(text: str) -> list[str]:
+    """Names of licences in a Debian copyright file; none if it is not in the form that machines can read (DEP 5)."""
     if not text.lstrip().startswith("Format:"):
         return []
     names = {found.strip() for found in _LICENSE.findall(text)}

@@ -15,7 +15,8 @@ from stlm_core.cli.cluster import check_freshness_command, fetch_images_command,
 from stlm_core.cli.data import lines_app, sample_command
 from stlm_core.cli.keys import keys_app
 from stlm_core.cli.predict import predict_command
-from stlm_core.cli.registry import promote_command, reject_command, rollback_command, status_command
+from stlm_core.cli.registry import promote_command, reject_command, rollback_command
+from stlm_core.cli.registry_views import copy_command, history_command, status_command
 from stlm_core.cli.serve import serve_command
 from stlm_core.cli.steps import (
     cache_teacher_command,
@@ -57,6 +58,8 @@ _COMMANDS: list[tuple[str, str, Callable[..., None]]] = [
     ("Registry", "reject", reject_command),
     ("Registry", "rollback", rollback_command),
     ("Registry", "status", status_command),
+    ("Registry", "history", history_command),
+    ("Registry", "copy", copy_command),
     ("Cluster", "task", task_command),
     ("Cluster", "check-freshness", check_freshness_command),
     ("Cluster", "fetch-images", fetch_images_command),

@@ -1,16 +1,12 @@
-"""``stlm promote``, ``rollback`` and ``status``."""
+"""``stlm promote``, ``reject`` and ``rollback``."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from stlm_core.cli.options import DEFAULT_PARAMS, Line, Params
-
-if TYPE_CHECKING:
-    from stlm_core.integrations.mlflow_registry import Version
 
 KEPT_EXIT_CODE, HUMAN_EXIT_CODE = 3, 4
 
@@ -88,29 +84,3 @@ def reject_command(
 
     number = reject(load_line(params, line), reason=reason, by=by)
     typer.echo(f"reject {line}: version {number} waits no longer")
-
-
-def status_command(params: Params = DEFAULT_PARAMS) -> None:
-    """Show every line's champion and challenger."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from stlm_core.config import line_names
-    from stlm_core.steps.promote import status
-
-    table = Table("line", "alias", "version", "image AUROC", "AUPRO@0.3", "recall at budget", "registered (UTC)")
-    for found in status(params.resolve().parent, line_names(params)):
-        named = {"champion": found.champion, "challenger": found.challenger, "previous": found.previous}
-        rows = [(alias, version) for alias, version in named.items() if version is not None]
-        for alias, version in rows:
-            table.add_row(found.line, alias, *_cells(version))
-        if not rows:
-            table.add_row(found.line, "-", *"-----")
-        table.add_section()
-    Console(width=None if Console().is_terminal else 110).print(table)
-
-
-def _cells(version: Version) -> tuple[str, ...]:
-    figures = (version.tags.get(name, "") for name in ("image_auroc", "aupro_30", "recall_at_budget"))
-    registered = datetime.fromtimestamp(version.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-    return (str(version.number), *(f"{float(figure):.4f}" if figure else "-" for figure in figures), registered)

@@ -1,4 +1,4 @@
-"""``stlm status`` and ``stlm history``: what is in service and how it came to be."""
+"""``stlm status``, ``history`` and ``copy``: what is in service, how it came to be, and where else it goes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _WIDTH = 120  # characters, where no terminal says how wide it is
 _LONGEST_LINE, _LONGEST_WHY = 24, 240
 _CHALLENGERS = {"waiting": "challenger", "kept": "kept back", "needs-human": "needs a person"}
+
+_WHERE = "MLflow's address; the project's own where not given."
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON, with everything that is known.")]
 
@@ -61,6 +63,32 @@ def history_command(line: Line, params: Params = DEFAULT_PARAMS, as_json: Json =
             name = ""
         table.add_section()
     _print(table)
+
+
+def copy_command(
+    line: Line,
+    source: Annotated[str | None, typer.Option("--from", envvar="STLM_COPY_FROM", help=_WHERE)] = None,
+    target: Annotated[str | None, typer.Option("--to", envvar="STLM_COPY_TO", help=_WHERE)] = None,
+    alias: Annotated[str, typer.Option("--alias", help="Which version of the source.")] = "champion",
+    version: Annotated[int | None, typer.Option("--version", min=1, help="Its number instead.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Who copies; by default the user of this process.")] = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Copy a version from one registry to another, where it becomes the challenger.
+
+    Every file is checked before it is sent and after it arrived. User and password belong into the two environment
+    variables, not into the command.
+    """
+    from stlm_core.config import load_line
+    from stlm_core.steps.registry_copy import copy_version
+
+    result = copy_version(load_line(params, line), source=source, target=target, alias=alias, number=version, by=by)
+    verb = "copied as" if result.outcome == "copied" else "is there already as"
+    points = f", {result.alias}" if result.alias else ""
+    typer.echo(
+        f"copy {line}: version {result.source_version} of {result.source} {verb} version {result.target_version} of "
+        f"{result.target}{points}"
+    )
 
 
 def _experiments(params: Path) -> dict[str, str | None]:

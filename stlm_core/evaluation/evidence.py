@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ _KINDS = {
     "normal_pixels": "i",
     "overlap": "f",
     "regions": "i",
+    "trained_on": "U",
+    "trained_parts": "U",
 }
+_NOT_OF_THE_IMAGES = ("thresholds", "trained_on", "trained_parts")
 
 StrArray = npt.NDArray[np.str_]
 
@@ -53,6 +56,9 @@ class Evidence:
     ``false_positives`` (N, K) uint32: normal pixels at or above each threshold, of ``normal_pixels`` (N,) int64, 0
     for an image that does not count at pixel level. ``overlap`` (N, K) float32: the sum over the image's ``regions``,
     (N,) int32, of the share of the region at or above each threshold.
+
+    ``trained_on``, ``trained_parts``: hashes of the images, and the physical parts, that the detector was made from
+    (all splits but the test); of any number, none where it is not known.
     """
 
     paths: StrArray
@@ -67,6 +73,8 @@ class Evidence:
     normal_pixels: npt.NDArray[np.int64]
     overlap: npt.NDArray[np.float32]
     regions: npt.NDArray[np.int32]
+    trained_on: StrArray = field(default_factory=lambda: np.array([], dtype=np.str_))
+    trained_parts: StrArray = field(default_factory=lambda: np.array([], dtype=np.str_))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,7 +82,14 @@ class Evidence:
     def take(self, images: npt.NDArray[np.intp]) -> Evidence:
         """The evidence of some of the images, in that order."""
         chosen = {each.name: getattr(self, each.name) for each in fields(self)}
-        return Evidence(**{name: value if name == "thresholds" else value[images] for name, value in chosen.items()})
+        return Evidence(
+            **{name: value if name in _NOT_OF_THE_IMAGES else value[images] for name, value in chosen.items()}
+        )
+
+    def learned_from(self, other: Evidence) -> npt.NDArray[np.bool_]:
+        """Which of the other's images this detector was made from, or from images of the same part: (N,)."""
+        part = np.isin(other.groups, self.trained_parts) & (other.groups != "")
+        return np.isin(other.sha256, self.trained_on) | part
 
     def aupro(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """AUPRO up to a false positive rate of 0.3 for each weighting of the images.
@@ -134,6 +149,7 @@ def _check(arrays: dict[str, npt.NDArray[Any]]) -> None:
     images, levels = arrays["paths"].shape[0] if arrays["paths"].ndim else 0, arrays["thresholds"].size
     for name in _KINDS:
         shape = {"thresholds": (levels,), "false_positives": (images, levels), "overlap": (images, levels)}
+        shape |= {each: (arrays[each].size,) for each in ("trained_on", "trained_parts")}
         if arrays[name].shape != shape.get(name, (images,)):
             raise ValueError(f"{name} is {arrays[name].shape}")
     labels, defects = arrays["labels"], arrays["defect_types"]

@@ -54,6 +54,17 @@ def without_credentials(uri: str) -> str:
     return re.sub(r"[?#].*$", "", re.sub(r"://[^/@]*@", "://", uri))
 
 
+def without_userinfo(message: str) -> str:
+    """A sentence without user and password in the addresses that it quotes."""
+    return re.sub(r"://[^/@\s]*@", "://", message)
+
+
+def missing_database(uri: str) -> Path | None:
+    """The local database that ``uri`` names, if it is not there."""
+    database = _sqlite_file(uri)
+    return database if database is not None and not database.exists() else None
+
+
 @contextlib.contextmanager
 def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
     """Connect to the MLflow of the project in ``root`` and make it MLflow's current one meanwhile.
@@ -86,7 +97,7 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
             _probe(client, uri)
             yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
         except MlflowException as error:
-            told = re.sub(r"://[^/@\s]*@", "://", first_line(error))
+            told = without_userinfo(first_line(error))
             raise StlmError(f"MLflow at {without_credentials(uri)}: {told}") from error
         finally:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it

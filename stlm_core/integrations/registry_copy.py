@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stlm_core.errors import StlmError
 from stlm_core.files import sha256_file, write_json_atomic
-from stlm_core.integrations.mlflow_client import Tracking, without_userinfo
+from stlm_core.integrations.mlflow_client import Tracking, first_line, without_userinfo
 from stlm_core.integrations.mlflow_model import HASHES
 from stlm_core.integrations.mlflow_registry import Registry, Version
 from stlm_core.integrations.mlflow_run import (
@@ -31,7 +32,7 @@ from stlm_core.integrations.mlflow_run import (
 from stlm_core.integrations.names import MODEL_FILE
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 _RECORDS = "copied"
 _META = "registered_model_meta"  # MLflow adds it to what it fetches
@@ -41,14 +42,15 @@ _META = "registered_model_meta"  # MLflow adds it to what it fetches
 class Parcel:
     """A version outside of any registry.
 
-    ``run``: what MLflow's database has of its run. ``artifacts`` and ``model`` are folders, of the run and of its
-    model. ``hashes``: sha256 of every file, by its path below the folder that holds both.
+    ``run``: what MLflow's database has of its run; ``points``: its metrics with all their steps. ``artifacts`` and
+    ``model`` are folders, of the run and of its model. ``hashes``: sha256 of every file, by its path below the folder
+    that holds both.
     """
 
     version: Version
     description: str
     run: Run
-    curves: Mapping[str, list[tuple[float, int, int]]]
+    points: tuple[Metric, ...]
     artifacts: Path
     model: Path
     hashes: Mapping[str, str]
@@ -63,29 +65,27 @@ def fetch_version(tracking: Tracking, registry: Registry, version: Version, fold
     Raises:
         StlmError: the run is gone, or a file is missing, cannot be fetched, or is not the one that was registered.
     """
-    client = tracking.client
+    client, artifacts, model = tracking.client, folder / "run", folder / "model"
     where = f"{registry.name} version {version.number} in {tracking.store}"
     run = client.get_run(version.run_id)
-    parcel = Parcel(
+    _fetch_run(tracking, version.run_id, artifacts, where)
+    _fetch_model(f"models:/{registry.name}/{version.number}", model, where)
+    found = _hashes(model)
+    if found.get(MODEL_FILE) != version.tags.get("onnx_sha256"):
+        raise StlmError(f"{where}: {MODEL_FILE} is not the file that was registered; it was changed or damaged")
+    _check(model, found, f"{where}: model", whole=True)
+    _check(artifacts, _hashes(artifacts), f"{where}: run", whole=False)
+    return Parcel(
         version=version,
         description=client.get_model_version(registry.name, str(version.number)).description or "",
         run=run,
-        curves={
-            name: [(point.value, point.timestamp, point.step) for point in client.get_metric_history(version.run_id, name)]
-            for name in sorted(run.data.metrics)
-        },
-        artifacts=folder / "run",
-        model=folder / "model",
-        hashes={},
+        points=tuple(
+            point for name in sorted(run.data.metrics) for point in client.get_metric_history(version.run_id, name)
+        ),
+        artifacts=artifacts,
+        model=model,
+        hashes=_hashes(folder),
     )
-    _fetch_run(tracking, version.run_id, parcel.artifacts, where)
-    _fetch_model(registry, version, parcel.model, where)
-    found = _hashes(parcel.model)
-    if found.get(MODEL_FILE) != version.tags.get("onnx_sha256"):
-        raise StlmError(f"{where}: {MODEL_FILE} is not the file that was registered; it was changed or damaged")
-    _check(parcel.model, found, f"{where}: model", whole=True)
-    _check(parcel.artifacts, _hashes(parcel.artifacts), f"{where}: run", whole=False)
-    return Parcel(**{**vars(parcel), "hashes": _hashes(folder)})
 
 
 def deliver_run(tracking: Tracking, parcel: Parcel, experiment: str, came_from: Mapping[str, str]) -> LoggedRun:
@@ -100,7 +100,7 @@ def deliver_run(tracking: Tracking, parcel: Parcel, experiment: str, came_from: 
     Raises:
         StlmError: what arrived differs from what was sent.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Param
 
     client, original = tracking.client, parcel.run
     experiment_id = experiment_of(tracking, experiment)
@@ -119,10 +119,9 @@ def deliver_run(tracking: Tracking, parcel: Parcel, experiment: str, came_from: 
     ).info.run_id
     for params in in_parts([Param(*pair) for pair in original.data.params.items()], PARAMS_A_REQUEST):
         client.log_batch(run_id, params=params)
-    points = [Metric(name, *point) for name, curve in parcel.curves.items() for point in curve]
-    for metrics in in_parts(points, METRICS_A_REQUEST):
+    for metrics in in_parts(list(parcel.points), METRICS_A_REQUEST):
         client.log_batch(run_id, metrics=metrics)
-    if original.inputs.dataset_inputs:
+    if original.inputs and original.inputs.dataset_inputs:
         client.log_inputs(run_id, original.inputs.dataset_inputs)
     client.log_artifacts(run_id, str(parcel.artifacts))
     logged = client.create_logged_model(experiment_id, name="model", source_run_id=run_id, model_type="onnx")
@@ -138,16 +137,14 @@ def deliver_run(tracking: Tracking, parcel: Parcel, experiment: str, came_from: 
 def _own_tags(run: Run) -> dict[str, str]:
     """Without those that MLflow sets, and those that are about the run's place in its own registry."""
     left = {MODEL_TAG, SUPERSEDED_TAG}
-    return {
-        name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.") and name not in left
-    }
+    return {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.") and name not in left}
 
 
 def _check_arrival(tracking: Tracking, run_id: str, model_id: str, parcel: Parcel) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         run, model = Path(scratch) / "run", Path(scratch) / "model"
         _fetch_run(tracking, run_id, run, tracking.store)
-        _download(f"models:/{model_id}", model, tracking.store)
+        _fetch_model(f"models:/{model_id}", model, tracking.store)
         for sent, arrived, what in ((parcel.artifacts, run, "run"), (parcel.model, model, "model")):
             expected, found = _hashes(sent), _hashes(arrived)
             wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
@@ -156,26 +153,29 @@ def _check_arrival(tracking: Tracking, run_id: str, model_id: str, parcel: Parce
 
 
 def _fetch_run(tracking: Tracking, run_id: str, folder: Path, where: str) -> None:
-    folder.mkdir(parents=True)
-    try:
+    with _fetching(f"{where}: the run"):
+        folder.mkdir(parents=True)
         tracking.client.download_artifacts(run_id, "", str(folder))
-    except OSError as error:
-        raise StlmError(f"{where}: the run's files cannot be fetched: {without_userinfo(str(error))}") from None
 
 
-def _fetch_model(registry: Registry, version: Version, folder: Path, where: str) -> None:
-    _download(f"models:/{registry.name}/{version.number}", folder, where)
-    (folder / _META).unlink(missing_ok=True)
-
-
-def _download(uri: str, folder: Path, where: str) -> None:
+def _fetch_model(uri: str, folder: Path, where: str) -> None:
     import mlflow.artifacts
 
-    folder.mkdir(parents=True)
-    try:
+    with _fetching(f"{where}: the model"):
+        folder.mkdir(parents=True)
         mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
-    except OSError as error:
-        raise StlmError(f"{where}: the model's files cannot be fetched: {without_userinfo(str(error))}") from None
+        (folder / _META).unlink(missing_ok=True)
+
+
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (OSError, MlflowException) as error:
+        told = without_userinfo(first_line(error))
+        raise StlmError(f"{what}'s files cannot be fetched: {told}") from None
 
 
 def _hashes(folder: Path) -> dict[str, str]:

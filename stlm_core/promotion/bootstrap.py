@@ -3,7 +3,8 @@
 Both detectors saw the same images, so an image that is hard for both says little about their difference: figures are
 compared within each resampling (Efron and Tibshirani 1993, section 8; paired as in Koehn, EMNLP 2004). Drawn with
 replacement within each defect type (good is one), so that every test set drawn has as many parts of each; images of one
-physical part are drawn together, because they are not independent.
+physical part are drawn together, because they are not independent. Types of which there are hardly any parts are drawn
+as one: a type with a single part would be the same in every test set drawn, as if there were no doubt about it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stlm_core.evaluation.evidence import Evidence
+from stlm_core.evaluation.predictions import GOOD
 
 RESAMPLES = 2000
 _SEED = 20_240_219  # fixed: the same evidence gives the same decision
+_FEWEST_PARTS = 5  # of a type that is drawn by itself
 _CELLS = 1 << 24  # of one array of resamplings x thresholds; 128 MB
 
 FloatArray = npt.NDArray[np.float64]
@@ -112,12 +115,21 @@ def _figures(evidence: Evidence, weights: FloatArray) -> Mapping[str, FloatArray
 
 
 def _units(evidence: Evidence) -> list[list[npt.NDArray[np.intp]]]:
-    """What is drawn: per defect type the physical parts, each with its images; an image without one is its own part."""
-    strata: dict[str, dict[tuple[str, int], list[int]]] = {}
+    """What is drawn: per stratum the physical parts, each with its images; an image without one is its own part."""
+    types: dict[str, dict[tuple[str, int], list[int]]] = {}
     for image, (defect, group) in enumerate(zip(evidence.defect_types, evidence.groups, strict=True)):
         part = (str(group), -1) if group else ("", image)
-        strata.setdefault(str(defect), {}).setdefault(part, []).append(image)
-    return [[np.array(images, dtype=np.intp) for images in parts.values()] for parts in strata.values()]
+        types.setdefault(str(defect), {}).setdefault(part, []).append(image)
+    strata, pooled = [types.pop(GOOD)] if GOOD in types else [], dict[tuple[str, int], list[int]]()
+    for _, parts in sorted(types.items(), key=lambda each: (len(each[1]), each[0])):
+        if len(parts) >= _FEWEST_PARTS and (not pooled or len(pooled) >= _FEWEST_PARTS):
+            strata.append(parts)
+            continue
+        for part, images in parts.items():
+            pooled.setdefault(part, []).extend(images)
+    if pooled:
+        strata.append(pooled)
+    return [[np.array(images, dtype=np.intp) for images in parts.values()] for parts in strata]
 
 
 def _draw(rng: np.random.Generator, units: list[list[npt.NDArray[np.intp]]], images: int, number: int) -> FloatArray:

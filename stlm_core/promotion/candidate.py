@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,6 +23,7 @@ class Candidate:
     ``latency_p95_ms``: None if not recorded. ``rolled_back``: why it was taken out of service before, or "".
     ``false_reject_budget``: None if not recorded. ``data_license``: "" or "unknown" if not known. ``non_commercial``:
     what forbids commercial use, "" if nothing does. ``evidence``: verdicts on the test images; None if it left none.
+    ``unsigned``: why a signature that is asked for does not hold, or "".
     """
 
     version: int
@@ -35,6 +37,7 @@ class Candidate:
     data_license: str = ""
     non_commercial: str = ""
     evidence: Evidence | None = None
+    unsigned: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,14 @@ class Decision:
         return (*ordered, *self.warnings)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: outcome, checks with their numbers, warnings."""
+        """For JSON: outcome, checks with their numbers (null for one that is not finite), warnings."""
         checks = [
-            {"name": each.name, "verdict": each.verdict, "sentence": each.sentence, "numbers": dict(each.numbers)}
+            {
+                "name": each.name,
+                "verdict": each.verdict,
+                "sentence": each.sentence,
+                "numbers": {name: value if math.isfinite(value) else None for name, value in each.numbers.items()},
+            }
             for each in self.checks
         ]
         return {"outcome": self.outcome, "checks": checks, "warnings": list(self.warnings)}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
+import numpy.typing as npt
 
-from stlm_core.evaluation.evidence import Evidence, StrArray
 from stlm_core.evaluation.predictions import GOOD
 from stlm_core.promote_settings import PromoteConfig
 from stlm_core.promotion.bootstrap import Difference, paired_differences
 from stlm_core.promotion.candidate import Check
+from stlm_core.promotion.pairing import Common
 
 TITLES = {
     "image_auroc": "image AUROC",
@@ -25,67 +25,9 @@ _ROUNDING = 1e-9  # 0.95 - 0.01 is not 0.94 in binary
 _CHANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Common:
-    """The images that two versions were both tested on, in one order. ``warnings``: what was left out, and why.
-    ``defects_known``: whether either of them was tested on any defective image.
-    """
-
-    challenger: Evidence
-    champion: Evidence
-    warnings: tuple[str, ...]
-    defects_known: bool
-
-    @property
-    def good(self) -> int:
-        """How many of them are good."""
-        return int((self.challenger.labels == 0).sum())
-
-    @property
-    def anomalous(self) -> int:
-        """How many of them are defective."""
-        return int((self.challenger.labels == 1).sum())
-
-
-def common_images(challenger: Evidence, champion: Evidence) -> Common:
-    """Pair two evaluations by the hash of the image file; the same image twice counts once.
-
-    An image that has another label now is left out: which of the two is right is not for a comparison to say. Swapping
-    the two swaps the result.
-    """
-    sides = []
-    for evidence in (challenger, champion):
-        known = np.flatnonzero(evidence.sha256 != "")
-        _, first = np.unique(evidence.sha256[known], return_index=True)
-        sides.append(evidence.take(known[first]))
-    _, of_new, of_old = np.intersect1d(sides[0].sha256, sides[1].sha256, assume_unique=True, return_indices=True)
-    new, old = sides[0].take(of_new), sides[1].take(of_old)
-    same = new.labels == old.labels
-    warnings = []
-    if not same.all():
-        warnings.append(f"{int((~same).sum())} test images have another label than at the champion's test: left out")
-    if len(new) < len(sides[0]):
-        warnings.append(
-            f"{len(new)} of {len(sides[0])} test images were among the champion's, too: only these are compared"
-        )
-    kept = np.flatnonzero(same)
-    new, old = new.take(kept), old.take(kept)
-    # Type and part as one of the two has them, whichever is asked first.
-    shared = {
-        "defect_types": np.where(new.labels == 0, GOOD, _larger(new.defect_types, old.defect_types)),
-        "groups": _larger(new.groups, old.groups),
-    }
-    defects_known = any(side.labels.any() for side in sides)
-    return Common(replace(new, **shared), replace(old, **shared), tuple(warnings), defects_known)
-
-
-def _larger(left: StrArray, right: StrArray) -> StrArray:
-    return np.where(left > right, left, right)
-
-
 def compare(common: Common, champion: int, policy: PromoteConfig) -> Iterator[Check]:
     """Non-inferiority, defect types and the meaning of the score; ``champion`` is its version number."""
-    if not enough(common, policy):
+    if not common.enough(policy):
         yield _too_few(common, policy)
         return
     differences = paired_differences(common.challenger, common.champion, confidence=policy.confidence)
@@ -96,17 +38,11 @@ def compare(common: Common, champion: int, policy: PromoteConfig) -> Iterator[Ch
         yield _score_shift(common, champion, policy.max_score_shift)
 
 
-def enough(common: Common, policy: PromoteConfig) -> bool:
-    """Whether the common images can say anything. A line without any defects is compared by its good images."""
-    defects = common.anomalous >= policy.min_common_defects or not common.defects_known
-    return common.good >= policy.min_common_good and defects
-
-
 def _too_few(common: Common, policy: PromoteConfig) -> Check:
     numbers = {"common_good": float(common.good), "common_defects": float(common.anomalous)}
     told = (
-        f"only {common.good} good and {common.anomalous} defective test images have been seen by both versions "
-        f"(promote.min_common_good is {policy.min_common_good}, min_common_defects {policy.min_common_defects}); "
+        f"only {common.good} good and {common.anomalous} defective test images have been seen by both versions"
+        f"{', counting each physical part once' if (common.challenger.groups != '').any() else ''} (promote.min_common_good is {policy.min_common_good}, min_common_defects {policy.min_common_defects}); "
         "run `stlm promote` where the test images are, and the champion is tested on them"
     )
     return Check("common test images", "unsure", told, numbers)
@@ -147,7 +83,7 @@ def _defect_types(common: Common, champion: int, policy: PromoteConfig) -> Itera
         if net <= 0 or net / images <= policy.max_type_regression + _ROUNDING:
             kept.append(name)
             continue
-        chance = sign_test(lost, gained)
+        chance = sign_test(*_parts_that_changed(before, now, common.challenger.groups[own]))
         numbers = {"images": images, "lost": lost, "gained": gained, "p": chance}
         told = (
             f"defect type {name}: of {images} champion {champion} finds {int(before.sum())}, this version "
@@ -161,8 +97,18 @@ def _defect_types(common: Common, champion: int, policy: PromoteConfig) -> Itera
         yield Check("defect types", "pass", f"none of {len(types)} defect types is found less often", {})
 
 
+def _parts_that_changed(
+    before: npt.NDArray[np.bool_], now: npt.NDArray[np.bool_], groups: npt.NDArray[np.str_]
+) -> tuple[int, int]:
+    """How many physical parts lost more images than they gained, and the converse: images of one part are one case."""
+    own = np.array([group or f"/{image}" for image, group in enumerate(groups.tolist())])
+    _, part = np.unique(own, return_inverse=True)
+    net = np.bincount(part, now.astype(np.float64) - before)
+    return int((net < 0).sum()), int((net > 0).sum())
+
+
 def sign_test(lost: int, gained: int) -> float:
-    """The chance of ``lost`` losses or more among the images that changed sides, were both sides as likely.
+    """The chance of ``lost`` losses or more among the parts that changed sides, were both sides as likely.
 
     Exact and one-sided (McNemar 1947).
     """

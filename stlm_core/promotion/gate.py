@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from stlm_core.evaluation.intervals import binomial_low
 from stlm_core.promote_settings import PromoteConfig
 from stlm_core.promotion.candidate import Candidate, Check, Decision
-from stlm_core.promotion.comparison import TITLES, Common, common_images, compare
+from stlm_core.promotion.comparison import TITLES, compare
+from stlm_core.promotion.pairing import Common, common_images, distinct
 
 COMPARED = ("image_auroc", "aupro_30", "recall_at_budget")
 _ROUNDING = 1e-9
@@ -58,6 +59,8 @@ def _proof(challenger: Candidate) -> Iterator[Check]:
         yield Check("parity", "pass", "the parity proof passed")
     else:
         yield Check("parity", "fail", "the parity proof failed")
+    if challenger.unsigned:
+        yield Check("signature", "fail", challenger.unsigned)
 
 
 def _license(challenger: Candidate, policy: PromoteConfig) -> Iterator[Check]:
@@ -117,9 +120,12 @@ def _ceilings(challenger: Candidate, policy: PromoteConfig) -> Iterator[Check]:
 
 def _false_rejects(challenger: Candidate, policy: PromoteConfig) -> Check | str:
     """Whether the threshold keeps its promise on good test images; a sentence where there is only a suspicion."""
-    evidence, budget = challenger.evidence, challenger.false_reject_budget
-    good = int((evidence.labels == 0).sum()) if evidence is not None else 0
-    if evidence is None or budget is None or not good:
+    budget = challenger.false_reject_budget
+    if challenger.evidence is None or budget is None:
+        return ""
+    evidence = distinct(challenger.evidence)
+    good = int((evidence.labels == 0).sum())
+    if not good:
         return ""
     rejected = int(evidence.rejected[evidence.labels == 0].sum())
     low = binomial_low(rejected, good, policy.confidence)

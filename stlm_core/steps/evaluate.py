@@ -18,6 +18,7 @@ from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.detection import Detected, detect
 from stlm_core.evaluation.evaluate import Evaluation, Metrics, evaluate_predictions
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
+from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import write_examples
 from stlm_core.evaluation.figures import contact_sheet, pro_figure, roc_figure, score_histogram, to_png
 from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
@@ -77,7 +78,7 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         evaluation = replace(evaluation, notes=[*_calibration_notes(manifest, point), *evaluation.notes])
         calibration["score"] = point.calibrate(calibration["raw_score"].to_numpy()).astype(np.float64)
         _write_tables(folder, evaluation, calibration, point)
-        evaluation.evidence.save(folder / EVIDENCE)
+        _with_training_images(evaluation.evidence, manifest).save(folder / EVIDENCE)
         _write_figures(folder / "figures", evaluation, calibration["score"].to_numpy(), point)
         write_examples(folder / EXAMPLES, evaluation.examples, point.raw_threshold)
         html = render_report(
@@ -142,6 +143,16 @@ class _Runner:
             return None
         image = self.manifest.image_path(row)
         return read_mask(path, size, image=image, max_pixels=self.config.data.max_pixels)
+
+
+def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:
+    """So that the detector is never compared with another one on images that it was made from."""
+    rows = [row for row in manifest.rows if row.split != "test"]
+    return replace(
+        evidence,
+        trained_on=np.array(sorted({row.sha256 for row in rows}), dtype=np.str_),
+        trained_parts=np.array(sorted({row.group for row in rows if row.group}), dtype=np.str_),
+    )
 
 
 def _calibration_notes(manifest: Manifest, point: OperatingPoint) -> list[str]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from stlm_core.config import LineConfig
-from stlm_core.errors import UserError
+from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence import FILE, Evidence
 from stlm_core.integrations.mlflow_registry import Registry, Version
+from stlm_core.integrity import VERIFY_KEY, key_path, verify_signature
 from stlm_core.promotion.candidate import Candidate, Decision
 from stlm_core.promotion.comparison import common_images, enough
 from stlm_core.promotion.gate import COMPARED, decide
@@ -27,23 +28,19 @@ def judge(config: LineConfig, registry: Registry, challenger: Version, champion:
     file is tested on them; the decision's warnings say so.
     """
     new = _candidate(registry, challenger)
+    if new.damaged:
+        raise UserError(f"{new.damaged}; register it again")
     if champion is None:
         return decide(new, None, config.promote)
-    old, warnings = _candidate(registry, champion), []
+    old = _candidate(registry, champion)
+    warnings = [f"{old.damaged}: it is not used"] if old.damaged else []
     if new.evidence is not None and not _comparable(new.evidence, old.evidence, config):
         again = test_again(config, registry, champion, new.test_sha256)
         if again is not None:
-            old = replace(old, evidence=again)
-            warnings.append(
-                f"champion {champion.number} was tested again, on this version's {len(again)} test images; whether it "
-                "was trained on some of them is not known"
-            )
+            old, told = _tested_again(old, again)
+            warnings.append(told)
     decision = decide(new, old, config.promote)
     return replace(decision, warnings=(*decision.warnings, *warnings))
-
-
-def _comparable(challenger: Evidence, champion: Evidence | None, config: LineConfig) -> bool:
-    return champion is not None and enough(common_images(challenger, champion), config.promote)
 
 
 def _candidate(registry: Registry, version: Version) -> Candidate:
@@ -65,7 +62,23 @@ def _candidate(registry: Registry, version: Version) -> Candidate:
         data_license=tags.get("data_license", ""),
         non_commercial=tags.get("non_commercial", ""),
         evidence=_evidence(registry, version),
+        unsigned=_unsigned(registry, version),
     )
+
+
+def _unsigned(registry: Registry, version: Version) -> str:
+    """Why the version's signature does not hold; "" if it does, or no key asks for one."""
+    key = key_path(VERIFY_KEY)
+    if key is None:
+        return ""
+    sha256, signature = version.tags.get("onnx_sha256", ""), version.tags.get("onnx_signature")
+    try:
+        verify_signature(sha256, line=registry.line, signature=signature, public_key=key)
+    except UserError:
+        raise
+    except StlmError as error:
+        return str(error)
+    return ""
 
 
 def _evidence(registry: Registry, version: Version) -> Evidence | None:

@@ -6,7 +6,6 @@ import getpass
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from stlm_core.config import LineConfig
@@ -62,16 +61,6 @@ class Rollback:
     withdrawn: int
     previous: int | None
     dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class LineStatus:
-    """One line's versions; None where there is none."""
-
-    line: str
-    champion: Version | None
-    challenger: Version | None
-    previous: Version | None
 
 
 def promote(
@@ -147,7 +136,7 @@ def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by:
                 )
             result = Rollback(config.name, back.number, champion.number, _replaced(back), dry_run)
             if not dry_run:
-                values = (_now(), by or _user(), reason or "not stated")
+                values = (_now(), by or user_name(), reason or "not stated")
                 registry.tag(champion.number, dict(zip(ROLLED_BACK, values, strict=True)))
                 registry.point(CHAMPION, back.number)
                 _settle(registry, back)
@@ -173,28 +162,10 @@ def reject(config: LineConfig, *, reason: str, by: str | None = None) -> int:
             champion, challenger = registry.at(CHAMPION), registry.at(CHALLENGER)
             if challenger is None or (champion is not None and champion.number == challenger.number):
                 raise UserError(f"line {config.name}: no challenger in {tracking.store}")
-            tags = {"rejected_at": _now(), "rejected_by": by or _user(), "rejected_reason": reason}
+            tags = {"rejected_at": _now(), "rejected_by": by or user_name(), "rejected_reason": reason}
             registry.tag(challenger.number, tags)
             registry.point(CHALLENGER, None)
             return challenger.number
-
-
-def status(root: Path, lines: list[str]) -> list[LineStatus]:
-    """Aliases of all lines, in the given order.
-
-    Raises:
-        UserError: MLflow does not answer.
-    """
-    with open_tracking(root) as tracking:
-        return [_status(Registry(tracking, line), line) for line in lines]
-
-
-def _status(registry: Registry, line: str) -> LineStatus:
-    aliases = registry.aliases()
-    champion, challenger, previous = (
-        registry.version(aliases[alias]) if alias in aliases else None for alias in (CHAMPION, CHALLENGER, PREVIOUS)
-    )
-    return LineStatus(line, champion, challenger, previous)
 
 
 def _outcome(
@@ -231,7 +202,7 @@ def _carry_out(
         return
     reasons = "; ".join(result.reasons)[:_LONGEST_TAG]
     if result.outcome == "promoted":
-        tags = {"promoted_at": _now(), "promoted_by": by or _user(), "promotion_reason": reasons}
+        tags = {"promoted_at": _now(), "promoted_by": by or user_name(), "promotion_reason": reasons}
         registry.tag(challenger.number, {**tags, REPLACES: "" if champion is None else str(champion.number)})
         if champion is not None:
             registry.point(PREVIOUS, champion.number)
@@ -268,7 +239,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

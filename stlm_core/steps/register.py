@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,19 +18,15 @@ from stlm_core.integrations.mlflow_run import RunContent, finish_run
 from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import dvc_revision, git_revision
 from stlm_core.integrity import SHA256_TAG, SIGNATURE_TAG, SIGNING_KEY, key_path, sign_model
-from stlm_core.promotion.gate import COMPARED
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.card_excerpt import excerpt
 from stlm_core.steps.contract import StepResult, run_step
+from stlm_core.steps.version_tags import version_tags
 from stlm_core.steps.workspace import Workspace
 
 REGISTRATION = "registration.json"
 # Tags of a version by which `stlm check-freshness` knows what it was made from.
 DATA_TAG, CONFIG_TAG = "data_revision", "config_sha256"
-IMAGE_DIGEST = "STLM_IMAGE_DIGEST"
-"""Environment variable: the container image this runs in, ``name@sha256:...`` or the digest alone."""
-
-_DIGEST = re.compile(r"([^@\s]+@)?sha256:[0-9a-f]{64}")
 _REMEDY = "run the step that makes it again"
 _LONGEST_PARAM = 6000  # characters, MLflow's limit
 _FILE_FACTS = (
@@ -87,11 +82,13 @@ def register(
         DATA_TAG: revision_of_data(config) if data_revision is None else data_revision,
         CONFIG_TAG: settings_sha256(config),
     }
-    digest = sha256_file(inputs["model"])
-    wanted = {**made_from, SHA256_TAG: digest, **_signature(config, digest)}
+
+    def wanted() -> dict[str, str]:
+        digest = sha256_file(inputs["model"])
+        return {**made_from, SHA256_TAG: digest, **_signature(config, digest)}
 
     with open_tracking(config.root) as tracking:
-        gone = (folder / REGISTRATION).is_file() and not _still_there(tracking, config, folder, wanted)
+        gone = (folder / REGISTRATION).is_file() and not _still_there(tracking, config, folder, wanted())
 
         def work(partial: Path) -> str:
             with registry_lock(config.root, config.name):
@@ -212,56 +209,10 @@ def run_content(config: LineConfig, inputs: dict[str, Path], made_from: Mapping[
     )
 
 
-def version_tags(content: RunContent, inputs: dict[str, Path]) -> dict[str, str]:
-    """What the gate and the status table read, on the version itself.
-
-    ``drift``: of the images from those of the champion at the time, the largest distance of any statistic in standard
-    deviations; absent if there was no champion.
-
-    Raises:
-        UserError: an output is damaged, or the environment's digest of the image is none.
-    """
-    parity = read_json_object(inputs["parity"], _REMEDY)
-    passed = parity.get("passed") is True and parity.get("onnx_sha256") == content.onnx_sha256
-    measured = (*COMPARED, "pixel_auroc", "false_reject_rate")
-    numbers = {name: content.metrics[name] for name in measured if name in content.metrics}
-    numbers |= {
-        "size_mb": content.metrics.get("onnx_size_mb", len(content.model) / 1e6),
-        **({"latency_p95_ms": content.metrics["latency_p95_ms"]} if "latency_p95_ms" in content.metrics else {}),
-        **_drift(inputs["validation"]),
-    }
-    return {
-        **content.tags,
-        **{name: repr(value) for name, value in numbers.items()},
-        **_image_digest(),
-        **({SIGNATURE_TAG: content.signature} if content.signature else {}),
-        SHA256_TAG: content.onnx_sha256,
-        "parity_passed": str(passed).lower(),
-    }
-
-
-def _drift(validation: Path) -> dict[str, float]:
-    measured = read_json_object(validation, _REMEDY).get("drift", [])
-    try:
-        distances = [float(statistic["distance"]) for statistic in measured]
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"{validation}: `drift` is not a list of statistics with a distance; {_REMEDY}") from None
-    return {"drift": max(distances)} if distances else {}
-
-
 def _signature(config: LineConfig, sha256: str) -> dict[str, str]:
     """The tag with the model's signature; the same key always signs the same, byte for byte."""
     key = key_path(SIGNING_KEY)
     return {SIGNATURE_TAG: sign_model(sha256, config.name, key)} if key is not None else {}
-
-
-def _image_digest() -> dict[str, str]:
-    digest = os.environ.get(IMAGE_DIGEST)
-    if not digest:
-        return {}
-    if not _DIGEST.fullmatch(digest):
-        raise UserError(f"{IMAGE_DIGEST}: {digest!r} is no digest of an image; give [name@]sha256:<64 hex digits>")
-    return {"image_digest": digest}
 
 
 def flatten_config(config: LineConfig) -> Iterator[tuple[str, str]]:

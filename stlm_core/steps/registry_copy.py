@@ -11,7 +11,13 @@ from typing import Literal
 
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
-from stlm_core.integrations.mlflow_client import Tracking, open_tracking, tracking_uri
+from stlm_core.integrations.mlflow_client import (
+    Tracking,
+    missing_database,
+    open_tracking,
+    tracking_uri,
+    without_credentials,
+)
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version
 from stlm_core.integrations.names import MODEL_FILE
 from stlm_core.integrations.registry_copy import Parcel, deliver_run, fetch_version
@@ -72,8 +78,11 @@ def copy_version(
     """
     here = tracking_uri(config.root)
     source, target = source or here, target or here
-    if source.rstrip("/") == target.rstrip("/"):
+    if without_credentials(source).rstrip("/") == without_credentials(target).rstrip("/"):
         raise UserError(f"line {config.name}: source and target are the same registry; give --from or --to")
+    missing = missing_database(source)  # MLflow would make one
+    if missing is not None:
+        raise UserError(f"line {config.name}: nothing to copy: there is no database {missing}")
     with open_tracking(config.root, source) as tracking:
         store, version = tracking.store, _chosen(Registry(tracking, config.name), tracking, alias, number)
     with open_tracking(config.root, target) as tracking:
@@ -117,14 +126,12 @@ def _verify(config: LineConfig, parcel: Parcel) -> None:
     )
 
 
-def _deliver(
-    tracking: Tracking, config: LineConfig, store: str, parcel: Parcel, came_from: Mapping[str, str]
-) -> Copy:
+def _deliver(tracking: Tracking, config: LineConfig, store: str, parcel: Parcel, came_from: Mapping[str, str]) -> Copy:
     registry = Registry(tracking, config.name)
     registry.create()
     # Uploads, before the lock.
     run = deliver_run(tracking, parcel, config.register_.experiment or f"stlm-{config.name}", came_from)
-    tags = {name: value for name, value in parcel.version.tags.items() if name not in _LEFT} | came_from
+    tags = {name: value for name, value in parcel.version.tags.items() if name not in _LEFT} | dict(came_from)
     with registry.locked("copy"):
         found = registry.find(_ONNX_TAG, tags[_ONNX_TAG])
         copied = found is None

@@ -23,7 +23,7 @@ from stlm_core.files import sha256_bytes
 from stlm_core.integrations import mlflow_run
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, registry_lock
-from stlm_core.steps.promote import promote, reject, rollback, status
+from stlm_core.steps.promote import promote, reject, rollback
 from stlm_core.steps.register import register
 from stlm_core.steps.workspace import Workspace
 
@@ -502,18 +502,6 @@ def test_nothing_registered_is_a_clear_error(project: tuple[LineConfig, Workspac
         rollback(config)
     with pytest.raises(UserError, match="run `stlm export --line tiny` first"):
         register(config, workspace)
-
-
-def test_status_lists_every_line(project: tuple[LineConfig, Workspace]) -> None:
-    config, _ = project
-    _register(project, "r1")
-    promote(config)
-    _register(project, "r2")
-    tiny, absent = status(config.root, ["tiny", "absent"])
-    assert tiny.champion is not None
-    assert tiny.challenger is not None
-    assert (tiny.champion.number, tiny.challenger.number, tiny.previous) == (1, 2, None)
-    assert (absent.champion, absent.challenger, absent.previous) == (None, None, None)
 
 
 def test_a_damaged_curve_is_named(project: tuple[LineConfig, Workspace]) -> None:

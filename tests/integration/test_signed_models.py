@@ -16,9 +16,10 @@ from stlm_core.errors import StlmError, UserError
 from stlm_core.files import sha256_file
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking
 from stlm_core.integrations.mlflow_registry import CHALLENGER, Registry, Version
-from stlm_core.integrity import SIGNING_KEY, VERIFY_KEY, check_version
+from stlm_core.integrity import SIGNING_KEY, VERIFY_KEY, check_version, sign_model
 from stlm_core.server.champion import prepare
 from stlm_core.server.sources import FileSource
+from stlm_core.steps.promote import promote
 from stlm_core.steps.register import register
 from stlm_core.steps.workspace import Workspace
 
@@ -118,6 +119,28 @@ def test_what_was_registered_before_there_was_a_key_is_signed_by_the_next_run(
     monkeypatch.setenv(VERIFY_KEY, str(keys[1]))
     check_version(signed.tags, (_model_folder(project) / "model.onnx").read_bytes(), "tiny")
     assert register(*project).reused
+
+
+def test_only_what_the_key_has_signed_is_promoted(
+    project: Project, tracking: Tracking, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workspace = project
+    write_export(workspace, revision="r1")
+    register(config, workspace)
+    monkeypatch.setenv(VERIFY_KEY, str(keys[1]))
+    refused = promote(config)
+    assert refused.outcome == "kept"
+    assert any("is not signed, and STLM_VERIFY_KEY asks for signed models" in reason for reason in refused.reasons)
+
+    digest = _challenger(tracking).tags["onnx_sha256"]
+    number = _challenger(tracking).number
+    foreign = {"onnx_signature": sign_model(digest, "screw", keys[0])}
+    Registry(tracking, "tiny").tag(number, foreign)
+    assert any("does not hold for the key verify.pem" in reason for reason in promote(config).reasons)
+
+    monkeypatch.setenv(SIGNING_KEY, str(keys[0]))
+    register(config, workspace)
+    assert promote(config).outcome == "promoted"
 
 
 def test_a_key_that_is_none_stops_before_anything_is_registered(

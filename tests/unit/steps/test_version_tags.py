@@ -10,7 +10,7 @@ import pytest
 
 from stlm_core.errors import UserError
 from stlm_core.integrations.mlflow_run import RunContent
-from stlm_core.steps.register import IMAGE_DIGEST, version_tags
+from stlm_core.steps.version_tags import IMAGE_DIGEST, version_tags
 
 DIGEST = "sha256:" + "ab12" * 16
 
