@@ -111,8 +111,7 @@ def _status_table(lines: Iterable[LineStatus], now: datetime) -> Table:
 
     table = Table("line", "version", "age", "AUROC", "AUPRO", "recall", "data", "drift", "last pipeline run")
     for line in lines:
-        # Of a long name both ends tell: plants number their lines.
-        name = escape(_shortened(line.line, _LONGEST_LINE))
+        name = escape(_shortened(line.line))
         ended = escape(_last_run(line, now))
         rows = [version for version in (line.champion, line.challenger) if version is not None]
         for version in rows:
@@ -120,7 +119,6 @@ def _status_table(lines: Iterable[LineStatus], now: datetime) -> Table:
             name = ended = ""
         if not rows:
             table.add_row(name, "none", *["-"] * 6, ended)
-        table.add_section()
     return table
 
 
@@ -163,19 +161,24 @@ def _age(since: str, now: datetime) -> str:
 
 
 def _what(event: Event) -> str:
-    about = {"promoted": "promoted, replacing {}", "replaced": "replaced by {}", "restored": "restored for {}"}
-    return about[event.kind].format(event.of) if event.of is not None and event.kind in about else event.kind
+    about = {"promoted": "promoted, replacing {}", "replaced": "replaced by {}", "restored": "back in place of {}"}
+    words = {"kept": "kept back", "needs-human": "needs a person", "rolled-back": "rolled back"}
+    if event.of is not None and event.kind in about:
+        return about[event.kind].format(event.of)
+    return words.get(event.kind, event.kind)
 
 
 def _why(event: Event) -> str:
-    return _shortened(" ".join(event.why.split()), _LONGEST_WHY)
+    why = " ".join(event.why.split())
+    return why if len(why) <= _LONGEST_WHY else f"{why[: _LONGEST_WHY - 1]}…"
 
 
-def _shortened(text: str, longest: int) -> str:
-    if len(text) <= longest:
-        return text
-    tail = longest // 3
-    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+def _shortened(name: str) -> str:
+    """Of a long name both ends tell: plants number their lines."""
+    if len(name) <= _LONGEST_LINE:
+        return name
+    tail = _LONGEST_LINE // 3
+    return f"{name[: _LONGEST_LINE - tail - 1]}…{name[-tail:]}"
 
 
 def _print(table: Table) -> None:

@@ -112,9 +112,10 @@ class EvidenceCollector:
         total = max(int(from_the_top[-1]), 1)
         position = np.searchsorted(from_the_top, _RATES * total, side="left")
         levels = LEVELS - 1 - np.minimum(position, LEVELS - 1)
-        # One above the highest normal pixel, so that what regions have above all normal pixels counts at rate 0.
-        highest = int(np.flatnonzero(self._pooled)[-1]) if self._pooled.any() else 0
-        found = np.unique(np.concatenate([levels, [min(highest + 1, LEVELS - 1), 0]]))[::-1].astype(np.intp)
+        # With each the next one above: all that regions have down to it, before its normal pixels are counted.
+        # Otherwise a gap in the normal pixels would be bridged by a straight line, whatever the regions do in it.
+        above = np.minimum(levels + 1, LEVELS - 1)
+        found = np.unique(np.concatenate([levels, above, [0]]))[::-1].astype(np.intp)
         scores = _level_scores()[found]
         distinct = np.append(np.diff(scores) < 0, True)  # next to 1 there are more levels than numbers
         return found[distinct], scores[distinct]

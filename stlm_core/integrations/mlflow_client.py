@@ -28,7 +28,12 @@ _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints user and password, too
+}
+_LOUD = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store")
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        for name in ("alembic", "mlflow.store.db.utils"):
+        for name in _LOUD:
             logging.getLogger(name).setLevel(logging.WARNING)
         before = os.environ.get(URI_VARIABLE)
         try:

@@ -6,14 +6,16 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from stlm_core.config import LineConfig
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence import FILE, Evidence
 from stlm_core.integrations.mlflow_registry import Registry, Version
 from stlm_core.integrity import VERIFY_KEY, key_path, verify_signature
 from stlm_core.promotion.candidate import Candidate, Decision
-from stlm_core.promotion.comparison import common_images, enough
 from stlm_core.promotion.gate import COMPARED, decide
+from stlm_core.promotion.pairing import common_images
 from stlm_core.steps.champion_test import test_again
 
 PARITY_ARTIFACT = "export/parity.json"
@@ -27,20 +29,42 @@ def judge(config: LineConfig, registry: Registry, challenger: Version, champion:
     Where the two have too few test images in common, and the challenger's are at hand in the project, the champion's
     file is tested on them; the decision's warnings say so.
     """
-    new = _candidate(registry, challenger)
-    if new.damaged:
-        raise UserError(f"{new.damaged}; register it again")
+    new = replace(_candidate(registry, challenger), evidence=_evidence(registry, challenger))
     if champion is None:
         return decide(new, None, config.promote)
-    old = _candidate(registry, champion)
-    warnings = [f"{old.damaged}: it is not used"] if old.damaged else []
+    old, warnings = _candidate(registry, champion), []
+    try:
+        old = replace(old, evidence=_evidence(registry, champion))
+    except UserError as error:  # must not keep its successor out
+        warnings.append(f"{error}; it is not used")
     if new.evidence is not None and not _comparable(new.evidence, old.evidence, config):
-        again = test_again(config, registry, champion, new.test_sha256)
+        try:
+            again = test_again(config, registry, champion, new.test_sha256)
+        except UserError:
+            raise
+        except StlmError as error:
+            again = None
+            warnings.append(f"champion {champion.number} cannot be tested again: {error}")
         if again is not None:
             old, told = _tested_again(old, again)
             warnings.append(told)
     decision = decide(new, old, config.promote)
     return replace(decision, warnings=(*decision.warnings, *warnings))
+
+
+def _comparable(challenger: Evidence, champion: Evidence | None, config: LineConfig) -> bool:
+    return champion is not None and common_images(challenger, champion).enough(config.promote)
+
+
+def _tested_again(champion: Candidate, again: Evidence) -> tuple[Candidate, str]:
+    """The champion with its verdicts on the challenger's test images, but those that it knows; and what was done."""
+    told = f"champion {champion.version} was tested again, on this version's {len(again)} test images"
+    if champion.evidence is None or not len(champion.evidence.trained_on):
+        return replace(champion, evidence=again), f"{told}; whether it was made from some of them is not known"
+    known = champion.evidence.learned_from(again)
+    if known.any():
+        told += f"; {int(known.sum())} of them are left out, as the champion was made from these parts"
+    return replace(champion, evidence=again.take(np.flatnonzero(~known))), told
 
 
 def _candidate(registry: Registry, version: Version) -> Candidate:
@@ -61,7 +85,6 @@ def _candidate(registry: Registry, version: Version) -> Candidate:
         false_reject_budget=_number(tags.get("false_reject_budget")),
         data_license=tags.get("data_license", ""),
         non_commercial=tags.get("non_commercial", ""),
-        evidence=_evidence(registry, version),
         unsigned=_unsigned(registry, version),
     )
 

@@ -23,7 +23,7 @@ from pipelines.placement import CONFIG, MLFLOW_SECRET, STORE_SECRET, Images
 from stlm_core.config import SECTIONS, as_parameter, from_parameter, line_from_sections, load_line
 from stlm_core.steps.container import ARTIFACTS, TASKS
 from stlm_core.steps.contract import code_version
-from stlm_core.steps.register import IMAGE_DIGEST
+from stlm_core.steps.version_tags import IMAGE_DIGEST
 from stlm_core.steps.workspace import STEPS
 
 # Tasks of the cluster's pipeline that are no steps on a workstation.

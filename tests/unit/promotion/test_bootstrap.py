@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from evidence_data import evidence, two_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from stlm_core.promotion.bootstrap import paired_differences, weighted_auroc
-from stlm_core.promotion.comparison import common_images, sign_test
+from stlm_core.promotion.bootstrap import _units, paired_differences, weighted_auroc
+from stlm_core.promotion.comparison import sign_test
+from stlm_core.promotion.pairing import common_images
 
 
 @given(
@@ -73,21 +73,56 @@ def test_other_images_cannot_be_paired() -> None:
         paired_differences(new, old.take(np.arange(9)), confidence=0.9)
 
 
-def test_pairs_are_found_by_content_and_relabelled_images_left_out() -> None:
-    kinds = ["good"] * 4 + ["dent"] * 4
-    names = [f"{index}.png" for index in range(8)]
-    new = evidence([0.1] * 4 + [0.9] * 4, kinds, names=names)
-    old = evidence([0.2] * 4 + [0.8] * 4, ["good"] * 3 + ["dent"] * 5, names=names)
-    unknown = replace(new, sha256=np.array([""] * 8))
-    common = common_images(new, old.take(np.array([7, 3, 2, 0, 0, 5])))
-    assert sorted(common.challenger.paths.tolist()) == ["0.png", "2.png", "5.png", "7.png"]
-    assert common.challenger.paths.tolist() == common.champion.paths.tolist()
-    assert (common.good, common.anomalous) == (2, 2)
-    assert common.warnings == (
-        "1 test images have another label than at the champion's test: left out",
-        "5 of 8 test images were among the champion's, too: only these are compared",
-    )
-    assert common_images(unknown, old).good == 0
+def test_a_defect_type_of_one_part_is_drawn_with_others() -> None:
+    """Each of 20 defects is a type of its own, 10 are lost: as uncertain as with 20 of one type."""
+    found = []
+    for kinds in (["dent"] * 20, [f"type {index}" for index in range(20)]):
+        old = evidence([0.1] * 20 + [0.9] * 20, ["good"] * 20 + kinds)
+        new = evidence([0.1] * 20 + [0.9] * 10 + [0.1] * 10, ["good"] * 20 + kinds)
+        interval = paired_differences(new, old, confidence=0.95)["recall_at_budget"]
+        found.append((interval.low, interval.high))
+    assert found[0] == pytest.approx(found[1], abs=0.051)
+    assert found[1][1] - found[1][0] > 0.25
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60), st.integers(1, 20))
+def test_every_stratum_of_defects_has_parts_to_draw_from(kinds: list[str], parts: int) -> None:
+    groups = [f"part {index % parts}" if index % 2 else "" for index in range(len(kinds))]
+    shown = evidence([0.9] * len(kinds), kinds, groups=groups)
+    strata = _units(shown)
+    assert sorted(np.concatenate([images for stratum in strata for images in stratum])) == list(range(len(kinds)))
+    separate = {group or str(index) for index, group in enumerate(groups)}
+    assert all(len(stratum) >= min(5, len(separate)) for stratum in strata)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Two models that find 80 % of the defects each, independently: in truth no difference."""
+    rng = np.random.default_rng(5)
+    kinds = ["good"] * 10 + ["dent"] * 80
+    above = below = 0
+    for _ in range(150):
+        one, other = (evidence([0.1] * 10 + list(np.where(rng.random(80) < 0.8, 0.9, 0.1)), kinds) for _ in range(2))
+        found = paired_differences(one, other, confidence=0.95, resamples=400)["recall_at_budget"]
+        above, below = above + (found.low > 0), below + (found.high < 0)
+    # 7.5 are expected at either end; beyond these numbers once in a thousand
+    for misses in (above, below):
+        assert 1 <= misses <= stats.binom.ppf(0.999, 150, 0.05)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.booleans(), min_size=8, max_size=40), st.randoms(use_true_random=False))
+def test_the_interval_is_scipys(found: list[bool], chance: object) -> None:
+    other = [chance.random() < 0.5 for _ in found]  # type: ignore[attr-defined]
+    kinds = ["good"] * 5 + ["dent"] * len(found)
+    pair = [evidence([0.1] * 5 + [0.9 if each else 0.1 for each in one], kinds) for one in (found, other)]
+    interval = paired_differences(*pair, confidence=0.95)["recall_at_budget"]
+    change = np.array(found, dtype=float) - np.array(other, dtype=float)
+    wanted = stats.bootstrap(
+        (change,), np.mean, confidence_level=0.9, n_resamples=4000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert interval.low == pytest.approx(wanted.low, abs=1.01 / len(found))
+    assert interval.high == pytest.approx(wanted.high, abs=1.01 / len(found))
 
 
 @pytest.mark.parametrize(("lost", "gained", "chance"), [(0, 0, 1.0), (1, 0, 0.5), (5, 0, 1 / 32), (3, 3, 42 / 64)])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stlm_core.promote_settings import PromoteConfig
-from stlm_core.promotion.candidate import Candidate, Decision, decision_markdown
+from stlm_core.promotion.candidate import Candidate, Check, Decision, decision_markdown
 from stlm_core.promotion.gate import COMPARED, decide
 
 POLICY = PromoteConfig(min_image_auroc=0.8, max_regression=0.01, max_latency_ms=100.0, max_size_mb=120.0)
@@ -158,6 +158,31 @@ def test_a_threshold_that_breaks_its_promise_asks_for_a_person() -> None:
     decision = decide(suspicious, None, POLICY)
     assert decision.promote
     assert any("above the budget 5.0%; it may be chance" in warning for warning in decision.warnings)
+
+
+def test_copies_of_an_image_are_no_more_evidence_of_false_rejects() -> None:
+    once = evidence([0.9, *[0.1] * 39], ["good"] * 40)
+    copied = once.take(np.concatenate([np.arange(40), np.zeros(30, dtype=np.intp)]))
+    decisions = [decide(replace(GOOD, evidence=each), None, POLICY) for each in (once, copied)]
+    assert decisions[0] == decisions[1]
+    assert decisions[0].outcome == "promote"
+
+
+def test_a_defect_type_is_lost_by_parts_not_by_photographs() -> None:
+    kinds = ["good"] * 20 + ["dent"] * 60
+    groups = [f"good {index}" for index in range(20)] + [f"dent {index // 6}" for index in range(60)]
+    old = evidence([0.1] * 20 + [0.9] * 60, kinds, groups=groups)
+    new = evidence([0.1] * 20 + [0.1] * 6 + [0.9] * 54, kinds, groups=groups)
+    decision = decide(replace(GOOD, evidence=new), replace(CHAMPION, evidence=old), POLICY)
+    assert any(
+        "60 champion 3 finds 60, this version 54 (6 lost, 0 gained; p = 0.500" in each for each in decision.reasons
+    )
+    assert decision.outcome == "needs-human"
+
+
+def test_a_figure_that_is_no_number_is_null_in_json() -> None:
+    decision = Decision((Check("image AUROC", "unsure", "unknown", {"low": -np.inf, "high": 0.5}),), ())
+    assert decision.to_dict()["checks"][0]["numbers"] == {"low": None, "high": 0.5}
 
 
 def test_without_any_defects_good_parts_decide() -> None:
