@@ -3,7 +3,7 @@
 Two versions of a line are compared on the same images, image by image, long after the images themselves are out of
 reach. So an evaluation leaves, per test image, its hash, physical part, defect type and scores, and a sketch of its
 anomaly map: at each of some 200 thresholds, how many normal pixels and which share of each ground-truth region lie at
-or above it. From the sketch AUPRO can be computed for any selection or weighting of the images (within 1e-4).
+or above it. From the sketch AUPRO can be computed for any selection or weighting of the images (within 1e-3).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _COARSER = 4  # bits: 128 levels an octave, 0.8 % wide
 LEVELS = (BINS >> _COARSER) + 1
 # False positive rates at which thresholds are wanted: dense where AUPRO is integrated and the curve is steep, some
 # beyond, because a resampling moves the rates.
-_RATES = np.concatenate([0.35 * np.linspace(0, 1, 160) ** 3, np.linspace(0.36, 1, 30)])
+_RATES = np.concatenate([0.35 * np.linspace(0, 1, 96) ** 3, np.linspace(0.36, 1, 16)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ def check_freshness(
     """Compare published images, settings and code with those that the line's versions in MLflow were made from.
 
     Nothing has to be trained when the champion came from the same, or a challenger that the gate kept back or a person
-    is to judge, or a version that was rolled back. A challenger that nobody judged yet is one reason to run again.
+    is to judge, or a version that was rolled back or rejected. A challenger that nobody judged yet is one reason to run
+    again.
 
     Args:
         config: its ``data`` section does not count; that of the published version takes its place.
@@ -91,9 +92,13 @@ def _judge(
     for version in registry.tagged(now):
         if "rolled_back_at" in version.tags:
             return False, f"version {version.number} came from {same} and was rolled back"
+        if "rejected_at" in version.tags:
+            return False, f"version {version.number} came from {same} and was rejected"
     if challenger is not None and _came_from(challenger, now):
         if "kept_at" in challenger.tags:
             return False, f"version {challenger.number} came from {same} and the gate kept it back"
+        if "needs_human_at" in challenger.tags:
+            return False, f"version {challenger.number} came from {same} and waits for a person"
         if not config.promote.automatic:
             return False, f"version {challenger.number} came from {same} and waits for `stlm promote`"
         return True, f"version {challenger.number} came from {same}, but the gate has not judged it yet"

@@ -14,6 +14,7 @@ from PIL import Image
 from stlm_core.config import LineConfig, load_line
 from stlm_core.data.manifest import build_manifest
 from stlm_core.errors import StlmError, UserError
+from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import WRONG, read_examples
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, load_detector, save_detector
@@ -112,6 +113,12 @@ def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Works
     assert shown
     assert shown <= set(zip(wrong["path"], wrong["outcome"], strict=True))
     assert len(pictures) == 1 + sum(len(example.pictures) for example in examples)
+    found = Evidence.load(folder / "evidence.npz")
+    assert found.paths.tolist() == images["path"].tolist()
+    assert found.sha256.tolist() == images["sha256"].tolist()
+    assert len(found.trained_on) == 20  # every image of the other splits
+    assert not found.learned_from(found).any()
+    assert found.aupro(np.ones((1, 9)))[0] == pytest.approx(metrics["aupro_30"], abs=1e-3)
     report = (folder / "report.html").read_text()
     assert "too few images to certify" in report
     assert "lite_medsam (ab12)" in report

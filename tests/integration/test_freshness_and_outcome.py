@@ -21,7 +21,7 @@ from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registr
 from stlm_core.steps.contract import code_version
 from stlm_core.steps.freshness import Freshness, check_freshness
 from stlm_core.steps.outcome import RecordedOutcome, RunOutcome, record_outcome, shortened, without_credentials
-from stlm_core.steps.promote import promote, rollback
+from stlm_core.steps.promote import promote, reject, rollback
 from stlm_core.steps.register import register
 from stlm_core.steps.workspace import Workspace
 
@@ -178,6 +178,22 @@ def test_a_version_that_was_rolled_back_is_not_trained_again(project: Project) -
     found = check_freshness(config)
     assert (found.stale, found.champion) == (False, "1")
     assert found.reason.startswith("version 2 came from the same images, settings and code and was rolled back")
+
+
+def test_what_waits_for_a_person_or_was_rejected_is_not_trained_again(project: Project) -> None:
+    config, workspace = project
+    trained(project, code="0.0.1+old")
+    write_export(workspace, revision=code_version(), recall_at_budget=0.65)
+    register(config, workspace, data_revision=OLD)
+    assert promote(config).outcome == "needs-human"
+    waiting = check_freshness(config)
+    assert (waiting.stale, waiting.champion) == (False, "1")
+    assert waiting.reason == "version 2 came from the same images, settings and code and waits for a person"
+    reject(config, reason="too many missed")
+    rejected = check_freshness(config)
+    assert (rejected.stale, rejected.champion) == (False, "1")
+    assert rejected.reason == "version 2 came from the same images, settings and code and was rejected"
+    assert check_freshness(changed(config, "fa", steps=7)).stale
 
 
 def test_a_first_version_that_nobody_promoted(project: Project) -> None:
