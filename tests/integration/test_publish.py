@@ -168,8 +168,10 @@ def test_the_champions_statistics_come_from_mlflow(
         tracking.client.log_artifact(run.info.run_id, str(statistics), "validation")
         empty = tracking.client.create_run(experiment)
         model = tracking.client.create_logged_model(experiment, name="model", source_run_id=run.info.run_id)
+        registry = Registry(tracking, SAMPLE)
+        registry.create()
         for each in (run, empty):
-            Registry(tracking, SAMPLE).add(LoggedRun(each.info.run_id, experiment, model.model_id), {}, "")
+            registry.add(LoggedRun(each.info.run_id, experiment, model.model_id), {}, "")
 
     out = cluster.folder / "images.tar"
     fetch = ("fetch-images", "--line", SAMPLE, "--out", str(out), "--scratch", str(cluster.folder / "scratch"))
