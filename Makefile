@@ -20,7 +20,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo repro test test-slow test-containers lint format lock images sbom pipeline-local validate-infra ui clean
+.PHONY: help install demo repro bench test test-slow test-containers lint format lock images sbom pipeline-local validate-infra ui clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -48,6 +48,14 @@ demo: install .dvc/config.local ## The sample line from nothing to a promoted mo
 
 repro: install .dvc/config.local ## Bring one line up to date (LINE=sample)
 	dvc repro $(addsuffix @$(LINE),$(STEPS))
+
+BENCHMARKS := inference_speed compute_speed metrics_speed synthesis_speed
+BENCH_OUT ?= outputs/bench
+# One after the other: they would slow each other down. Leave the machine alone meanwhile.
+bench: install ## Time the parts side by side with their alternatives; JSON in outputs/bench (BENCH_OUT=)
+	@mkdir -p $(BENCH_OUT)
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json $(BENCH_OUT)/$$name.json; done
 
 # A checkout without git (an archive, an image) works too.
 .dvc/config.local:
