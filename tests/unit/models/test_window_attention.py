@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stlm_core.models.tiny_vit import WindowAttention
+from stlm_core.models.window_attention import WindowAttention
 
 WIDTH, HEADS, WINDOW = 24, 3, 4
 
