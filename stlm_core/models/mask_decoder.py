@@ -21,19 +21,36 @@ _MASK_TOKENS = 4
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width is the outer one divided by ``downsample``."""
+    """Multi-head attention whose inner width is the outer one divided by ``downsample``.
 
-    def __init__(self, downsample: int = 1) -> None:
+    With ``shared_queries`` the queries are the same for all images: their first dimension is 1.
+    """
+
+    def __init__(self, downsample: int = 1, shared_queries: bool = False) -> None:
         super().__init__()
+        self.shared_queries = shared_queries
         inner = EMBED_DIM // downsample
         self.q_proj = nn.Linear(EMBED_DIM, inner)
         self.k_proj = nn.Linear(EMBED_DIM, inner)
         self.v_proj = nn.Linear(EMBED_DIM, inner)
         self.out_proj = nn.Linear(inner, EMBED_DIM)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (_heads(part) for part in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
-        out = F.scaled_dot_product_attention(q, k, v)  # (N, heads, T, inner / heads)
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, q_place: Tensor | None = None, k_place: Tensor | None = None
+    ) -> Tensor:
+        """Queries (N, T, C) over keys and values (N, S, C) to (N, T, C).
+
+        ``q_place`` and ``k_place`` are positional terms (1, T, C) and (1, S, C) of queries and keys. They are projected
+        by themselves: the same for every image, they are constants of an exported graph.
+        """
+        queries = self.q_proj(q) if q_place is None else self.q_proj(q) + F.linear(q_place, self.q_proj.weight)
+        keys = self.k_proj(k) if k_place is None else self.k_proj(k) + F.linear(k_place, self.k_proj.weight)
+        queries = _heads(queries)
+        if self.shared_queries:
+            queries = queries.expand(k.shape[0], -1, -1, -1)
+        out = F.scaled_dot_product_attention(
+            queries, _heads(keys), _heads(self.v_proj(v))
+        )  # (N, heads, T, inner / heads)
         mixed: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return mixed
 
@@ -64,7 +81,7 @@ class TwoWayBlock(nn.Module):
         self.first = first
         self.self_attn = Attention()
         self.norm1 = nn.LayerNorm(EMBED_DIM)
-        self.cross_attn_token_to_image = Attention(downsample=2)
+        self.cross_attn_token_to_image = Attention(downsample=2, shared_queries=first)
         self.norm2 = nn.LayerNorm(EMBED_DIM)
         self.mlp = MlpBlock()
         self.norm3 = nn.LayerNorm(EMBED_DIM)
@@ -75,17 +92,16 @@ class TwoWayBlock(nn.Module):
         if self.first:  # SAM's first layer: no positional term and no residual
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
-            placed = tokens + token_pe
-            tokens = tokens + self.self_attn(placed, placed, tokens)
+            tokens = tokens + self.self_attn(tokens, tokens, tokens, token_pe, token_pe)
         tokens = self.norm1(tokens)
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens, image, image, token_pe, image_pe))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(image, tokens, tokens, image_pe, token_pe))
         return tokens, image
 
 
 class TwoWayTransformer(nn.Module):
-    """Image tokens (N, h*w, 256) and prompt tokens (N, T, 256) attending to each other, twice."""
+    """Image tokens (N, h*w, 256) and prompt tokens (1, T, 256), the same for all, attending to each other, twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,8 +134,9 @@ class PromptFreeDecoder(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         n, _, h, w = embedding.shape
         image = (embedding + self.no_mask_embed.weight[0, :, None, None]).flatten(2).transpose(1, 2)  # (N, h*w, C)
-        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])[None].expand(n, -1, -1)
-        pe = self.position(h, w)[None].expand(n, -1, -1)
+        # One copy for all images: what is computed from it before it meets an image is a constant.
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])[None]
+        pe = self.position(h, w)[None]
         out: Tensor = self.transformer(image, pe, tokens)
         return out.transpose(1, 2).reshape(n, EMBED_DIM, h, w)
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stlm_core.models.window_attention import WindowAttention
+
 Stem = Literal["conv3x3", "conv1x1"]
 STRIDES: dict[Stem, int] = {"conv3x3": 16, "conv1x1": 4}  # input pixels a cell of the embedding, by stem
 EMBED_DIM = 256
@@ -94,52 +96,6 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
         return out
-
-
-class WindowAttention(nn.Module):
-    """Multi-head attention inside square windows of (N, H, W, C), with a learned bias per head and absolute offset.
-
-    Where H and W are no multiples of the window, the published model pads with zeros before its normalisation and
-    lets the padding take part. A padded token's query, key and value are therefore known constants: they are filled
-    in, so that the linear layers run on real tokens only (a third of the tokens on a 16 x 16 grid).
-    """
-
-    offsets: Tensor
-
-    def __init__(self, width: int, heads: int, window: int) -> None:
-        super().__init__()
-        self.heads, self.window = heads, window
-        self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
-        at = torch.cartesian_prod(torch.arange(window), torch.arange(window))  # (T, 2), T = window^2
-        distance = (at[:, None] - at[None, :]).abs()  # (T, T, 2)
-        self.register_buffer("offsets", distance[..., 0] * window + distance[..., 1], persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, h, w, c = x.shape
-        size, heads = self.window, self.heads
-        qkv = self._padded(self.qkv(self.norm(x)), -h % size, -w % size)
-        rows, columns = qkv.shape[1] // size, qkv.shape[2] // size
-        qkv = qkv.view(n, rows, size, columns, size, heads, 3, c // heads)
-        q, k, v = (
-            qkv.permute(6, 0, 1, 3, 5, 2, 4, 7).reshape(3, n * rows * columns, heads, size**2, c // heads).unbind(0)
-        )
-        bias = self.attention_biases[:, self.offsets]  # (heads, T, T)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))  # (windows, heads, T, c / heads)
-        out = out.view(n, rows, columns, heads, size, size, c // heads).permute(0, 1, 4, 2, 5, 3, 6)
-        out = out.reshape(n, rows * size, columns * size, c)[:, :h, :w]
-        mixed: Tensor = self.proj(out)
-        return mixed
-
-    def _padded(self, qkv: Tensor, pad_h: int, pad_w: int) -> Tensor:
-        n, h, w, c = qkv.shape
-        if not pad_h and not pad_w:
-            return qkv
-        filler = self.qkv(self.norm.bias).to(qkv.dtype)  # the normalisation of a zero token is its bias
-        qkv = torch.cat([qkv, filler.expand(n, h, pad_w, c)], 2)
-        return torch.cat([qkv, filler.expand(n, pad_h, w + pad_w, c)], 1)
 
 
 class Mlp(nn.Module):

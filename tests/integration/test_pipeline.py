@@ -41,7 +41,9 @@ def test_images_go_in_and_a_registered_champion_comes_out(small_project: Path, s
     again = stlm("run", "--line", "small")
     assert again.stdout.count("(up to date)") == 8
 
-    assert "version 1 is champion" in stlm("promote", "--line", "small").stdout
+    # By force: whether the gate lets so short a training pass may change with the last digits of its weights.
+    promoted = stlm("promote", "--line", "small", "--force", "--reason", "a test of the whole")
+    assert "version 1 is champion" in promoted.stdout
     assert "small" in stlm("status").stdout
     summary = stlm("summary", "--line", "small").stdout
     assert "image AUROC" in summary
