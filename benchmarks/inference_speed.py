@@ -4,13 +4,15 @@
 
 Pixels in memory to score, map and decision. The peer is STFPM with ResNet-18 (two networks, three feature maps,
 cosine distances), written here from its paper, in PyTorch and as ONNX. Weights do not change the time and are random
-unless --detector names a trained one. The contenders take turns, so that other work on the machine slows all alike;
-"ratio" is that of the medians to PyTorch.
+unless --detector names a trained one. Where the package `openvino` is installed (the project does not need it), the
+same file runs in it too, with sizes left open and with sizes fixed. The contenders take turns, so that other work on
+the machine slows all alike; "ratio" is that of the medians to PyTorch.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import itertools
 from collections.abc import Callable
@@ -97,6 +99,28 @@ def in_onnxruntime(content: bytes, image: np.ndarray, threads: int) -> Callable[
     return lambda: session.run(None, {"image": image})
 
 
+def in_openvino(content: bytes, image: np.ndarray, threads: int) -> dict[str, Callable[[], object]]:
+    """Calls of the file in OpenVINO, in float32; none where the package is missing."""
+    try:
+        import openvino
+    except ImportError:
+        return {}
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    core = openvino.Core()
+    calls: dict[str, Callable[[], object]] = {}
+    for name in ("open", "fixed"):
+        model = core.read_model(content)
+        if name == "fixed":
+            model.reshape(list(image.shape))
+        compiled = core.compile_model(model, "CPU", settings)
+        calls[f"stlm, OpenVINO, {name} sizes"] = functools.partial(compiled, image)
+    return calls
+
+
 def in_torch(model: nn.Module, image: Tensor) -> Callable[[], object]:
     """An eager call without gradients."""
 
@@ -132,11 +156,12 @@ def main() -> None:
     contenders = {
         "stlm, PyTorch": in_torch(shipped, pixels),
         "stlm, ONNX Runtime": in_onnxruntime(content, pixels.numpy(), options.threads),
+        **in_openvino(content, pixels.numpy(), options.threads),
         "STFPM ResNet-18, PyTorch": in_torch(peer, scaled),
         "STFPM ResNet-18, ONNX Runtime": in_onnxruntime(peer_content, scaled.numpy(), options.threads),
     }
     timings = take_turns(contenders, 3 if options.quick else options.rounds)
-    facts = surroundings(options.threads, ("torch", "onnxruntime", "onnx", "numpy"))
+    facts = surroundings(options.threads, ("torch", "onnxruntime", "onnx", "openvino", "numpy"))
     print(
         f"{facts['cpu']}, {facts['cores']} cores, {options.threads} threads, {options.size} px, "
         f"load {facts['load_at_end']}"

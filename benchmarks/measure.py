@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 
+_REST = 0.1  # seconds
+
+
 @dataclass(frozen=True)
 class Timing:
     """Milliseconds of one call. ``wall``, ``cpu`` (processor time of all threads) are medians; ``best`` of the wall."""
@@ -27,11 +30,14 @@ class Timing:
 def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
     """Call every contender ``rounds`` times in turn, after one turn that does not count.
 
-    A machine that is busy for a while then slows all of them alike, so that ratios survive.
+    A machine that is busy for a while then slows all of them alike, so that ratios survive. Before each call the
+    processor rests: thread pools go on spinning for some milliseconds after their work, and would take a core from
+    whoever comes next.
     """
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, work in contenders.items():
+            time.sleep(_REST)
             wall, processor = time.perf_counter(), time.process_time()
             work()
             taken = time.perf_counter() - wall, time.process_time() - processor
