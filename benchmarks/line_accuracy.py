@@ -6,8 +6,8 @@
 
 A run is LINE[:SEED][/VARIANT]. Each becomes a line of a project in FOLDER with the settings of this checkout's
 params.yaml, and runs by `stlm`, one process for all steps; finished steps are kept, so an interrupted benchmark
-continues. DATASETS holds `mvtec_ad/bottle`, `magnetic_tile` and `dtd_textures`. Variants are chosen on pseudo
-anomalies, which is why their figures are in the table; the test split is reported.
+continues. DATASETS holds `mvtec_ad/bottle`, `mvtec_ad/screw`, `magnetic_tile` and `dtd_textures`. Variants are chosen
+on pseudo anomalies, which is why their figures are in the table; the test split is reported.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uncentred": {"model": {"centre_features": False}},
     "no-skip": {"model": {"discrepancy_skip": False}},
     "random-start": {"model": {"init": "random"}},
+    # Another teacher; the streams start from the SAM teacher's weights all the same.
+    "lite0": {"teacher": {"name": "efficientnet_lite0", "input_size": 256}, "model": {"init": "lite_medsam"}},
     # FA on frozen streams: these get the steps that joint training would have given them.
     "staged": {"distill": {"steps": 280, "validate_every": 70}, "fa": {"joint_finetune": False}},
 }
@@ -52,10 +54,12 @@ def line_settings(line: str, seed: int, datasets: Path) -> dict[str, Any]:
     textures = {"synthesize": {"textures": str(datasets / "dtd_textures")}}
     if line == "bottle":
         return deep_merge(seeds, {**textures, "data": {"path": str(datasets / "mvtec_ad" / "bottle")}})
+    if line == "screw":
+        return deep_merge(seeds, {**textures, "data": {"path": str(datasets / "mvtec_ad" / "screw")}})
     if line == "magnetic-tile":
         data = {"path": str(datasets / "magnetic_tile"), "format": "magnetic_tile"}
         return deep_merge(seeds, {"data": data, "synthesize": {**textures["synthesize"], "variants": 1}})
-    raise SystemExit(f"unknown line {line}: sample, bottle or magnetic-tile")
+    raise SystemExit(f"unknown line {line}: sample, bottle, screw or magnetic-tile")
 
 
 def parse(run: str) -> tuple[str, int, str, str]:
