@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 MIN_MASK_FRACTION = 0.001
 MAX_MASK_FRACTION = 0.7
 _MAX_DRAWS = 1000
-_STRIP = 1 << 14  # pixels worked on at a time: whole images of intermediate results would leave the processor's cache
+_STRIP = 1 << 15  # pixels worked on at a time: whole images of intermediate results would leave the processor's cache
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,10 +78,10 @@ def perlin_noise(
     for start in range(0, height, rows):
         strip, part = slice(start, start + rows), noise[start : start + rows]
         added = term[: len(part)]
-        np.take(ramp, row[strip], axis=0, out=part, mode="clip")
+        ramp.take(row[strip], axis=0, out=part, mode="clip")
         part *= near[strip]
         for values, of, weight in terms:
-            np.take(values, of[strip], axis=0, out=added, mode="clip")
+            values.take(of[strip], axis=0, out=added, mode="clip")
             added *= weight[strip]
             part += added
     return noise
@@ -99,9 +99,7 @@ def rotated_perlin_noise(rng: np.random.Generator, side: int, max_exponent: int)
     perlin_noise(rng, side, side, cells_y, cells_x, upright)
     centre = (side - 1) / 2
     turn = cv2.getRotationMatrix2D((centre, centre), rng.uniform(-90, 90), 1.0)
-    cv2.warpAffine(
-        upright, turn, (side, side), dst=turned, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
+    cv2.warpAffine(upright, turn, (side, side), dst=turned, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     return turned
 
 

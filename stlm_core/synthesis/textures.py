@@ -147,7 +147,7 @@ class DrawnTexture:
         """Colours at the image's pixels ``inside`` (N,), numbered row by row; uint8 (N, 3)."""
         # OpenCV takes no image longer than 32,766 pixels, so the list is folded; what fills the last row is cut off.
         columns = max(1, min(len(inside), _FOLD))
-        rows = -(-len(inside) // columns)
+        rows = max(1, -(-len(inside) // columns))
         folded = np.zeros(rows * columns, np.intp)
         folded[: len(inside)] = inside
         y, x = np.divmod(folded.reshape(rows, columns), self.size)
