@@ -187,7 +187,7 @@ def main() -> None:
         photographs = [photograph(number, side) for number in range(max(24, PIXELS // side**2))]
         for form in FORMS:
 
-            def fill(good: Path, form: Form = form) -> None:
+            def fill(good: Path, form: Form = form, photographs: list[np.ndarray] = photographs) -> None:
                 for number, pixels in enumerate(photographs):
                     form.write(pixels, good / f"{number:03d}.{'png' if form.kind == 'PNG' else 'jpg'}")
 
