@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from stlm_core.errors import UserError
 from stlm_core.synthesis.perlin import MIN_MASK_FRACTION, Mask, perlin_mask
-from stlm_core.synthesis.textures import TextureSource, draw_texture
+from stlm_core.synthesis.textures import TextureSource, draw_texture, to_grey
 
 Image = npt.NDArray[np.uint8]
 
@@ -26,20 +26,29 @@ def is_grey(image: Image) -> bool:
 def blend(image: Image, texture: Image, mask: Mask, beta: float) -> tuple[Image, Mask]:
     """``beta * image + (1 - beta) * texture`` inside ``mask``, the image itself outside.
 
-    ``image`` and ``texture``: (H, W, 3); ``mask``: (H, W). Returns the pseudo-anomalous image and the mask of what
-    is anomalous in it. A connected region of ``mask`` where the texture happens to match the image (mean change
-    below 3 grey levels) is left out of both: labelled, it would teach that some normal pixels are anomalies.
-    Within a region that stays, single pixels may be unchanged.
+    ``image``: (H, W, 3); ``mask``: (H, W) with N pixels; ``texture``: (N, 3), for the mask's pixels row by row. Returns
+    the pseudo-anomalous image and the mask of what is anomalous in it. A connected region of ``mask`` where the
+    texture happens to match the image (mean change below 3 grey levels) is left out of both: labelled, it would teach
+    that some normal pixels are anomalies. Within a region that stays, single pixels may be unchanged.
     """
-    mixed = cv2.addWeighted(image, beta, texture, 1 - beta, 0)
-    change = np.max(cv2.absdiff(mixed, image), axis=2)  # (H, W)
+    blended, kept = image.copy(order="C"), np.zeros(mask.shape, np.bool_)
+    inside = np.flatnonzero(mask)
+    if not len(inside):
+        return blended, kept
+    pixels = blended.reshape(-1, 3)
+    before = pixels.take(inside, axis=0)[:, None]  # (N, 1, 3), which OpenCV takes for an image
+    mixed = cv2.addWeighted(before, beta, texture[:, None], 1 - beta, 0)
+    changes = cv2.absdiff(mixed, before)[:, 0]
+    change = np.maximum(np.maximum(changes[:, 0], changes[:, 1]), changes[:, 2])  # (N,)
     count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    flat = labels.ravel()
-    area = np.bincount(flat, minlength=count)
-    visible = np.bincount(flat, weights=change.ravel(), minlength=count) >= MIN_VISIBLE_CHANGE * area
-    visible[0] = False  # label 0 is everything outside the mask
-    kept: Mask = visible[labels]
-    return np.asarray(cv2.copyTo(mixed, kept.view(np.uint8), image.copy()), dtype=np.uint8), kept
+    region = labels.ravel().take(inside)
+    area = np.bincount(region, minlength=count)
+    visible = np.bincount(region, weights=change, minlength=count) >= MIN_VISIBLE_CHANGE * area
+    shown = visible[region]
+    chosen = inside[shown]
+    pixels[chosen] = mixed[shown, 0]
+    kept.reshape(-1)[chosen] = True
+    return blended, kept
 
 
 def pseudo_anomaly(
@@ -63,9 +72,9 @@ def pseudo_anomaly(
     grey = is_grey(clean)
     for _ in range(_MAX_DRAWS):
         mask = perlin_mask(rng, clean.shape[0], max_exponent, threshold)
-        texture = draw_texture(textures, rng, clean.shape[0])
+        texture = draw_texture(textures, rng, clean.shape[0]).at(np.flatnonzero(mask))
         if grey:
-            texture = np.asarray(cv2.cvtColor(cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
+            texture = to_grey(texture[:, None])[:, 0]
         image, kept = blend(clean, texture, mask, rng.uniform(0, beta_max))
         if np.count_nonzero(kept) >= MIN_MASK_FRACTION * kept.size:
             return image, kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 MIN_MASK_FRACTION = 0.001
 MAX_MASK_FRACTION = 0.7
 _MAX_DRAWS = 1000
+_STRIP = 1 << 15  # pixels worked on at a time: whole images of intermediate results would leave the processor's cache
 
 
 @functools.lru_cache(maxsize=64)
@@ -33,8 +35,25 @@ def _lattice_axis(side: int, cells: int) -> tuple[npt.NDArray[np.intp], FloatIma
     return cell, offset.astype(np.float32), fade.astype(np.float32)
 
 
-def perlin_noise(rng: np.random.Generator, height: int, width: int, cells_y: int, cells_x: int) -> FloatImage:
-    """Gradient noise, float32 of shape (height, width), in [-1, 1], zero on the lattice.
+class _Scratch(threading.local):
+    """Two float images that a thread keeps from mask to mask: fresh memory costs as much as the arithmetic."""
+
+    def __init__(self) -> None:
+        self._images = np.empty((2, 0, 0), np.float32)
+
+    def images(self, side: int) -> tuple[FloatImage, FloatImage]:
+        if self._images.shape[1] != side:
+            self._images = np.empty((2, side, side), np.float32)
+        return self._images[0], self._images[1]
+
+
+_scratch = _Scratch()
+
+
+def perlin_noise(
+    rng: np.random.Generator, height: int, width: int, cells_y: int, cells_x: int, out: FloatImage | None = None
+) -> FloatImage:
+    """Gradient noise, float32 of shape (height, width), in [-1, 1], zero on the lattice; written into ``out`` if given.
 
     ``cells_y`` by ``cells_x`` lattice cells cover the image; random unit gradients sit on the lattice points. The
     noise is the fade-weighted mean of the four corners' gradient ramps, times sqrt(2). It is separable given the
@@ -52,11 +71,19 @@ def perlin_noise(rng: np.random.Generator, height: int, width: int, cells_y: int
     slope = gradient_y[:, column] * near + gradient_y[:, column + 1] * far
 
     near, far, below = (1 - fade_y)[:, None], fade_y[:, None], below[:, None]
-    noise: FloatImage = ramp[row]  # (height, width)
-    noise *= near
-    noise += slope[row] * (near * below)
-    noise += ramp[row + 1] * far
-    noise += slope[row + 1] * (far * (below - 1))
+    terms = ((slope, row, near * below), (ramp, row + 1, far), (slope, row + 1, far * (below - 1)))
+    noise: FloatImage = np.empty((height, width), np.float32) if out is None else out
+    rows = max(1, _STRIP // width)
+    term = np.empty((rows, width), np.float32)
+    for start in range(0, height, rows):
+        strip, part = slice(start, start + rows), noise[start : start + rows]
+        added = term[: len(part)]
+        ramp.take(row[strip], axis=0, out=part, mode="clip")
+        part *= near[strip]
+        for values, of, weight in terms:
+            values.take(of[strip], axis=0, out=added, mode="clip")
+            added *= weight[strip]
+            part += added
     return noise
 
 
@@ -65,16 +92,15 @@ def rotated_perlin_noise(rng: np.random.Generator, side: int, max_exponent: int)
 
     The scales are 2^0 .. 2^``max_exponent`` cells, drawn per axis; the rotation is uniform in +-90 degrees. The
     corners that a rotation uncovers are filled by reflection, not with zeros as in the reference, so that anomalies
-    are as likely there as anywhere else.
+    are as likely there as anywhere else. The result is overwritten by the thread's next call.
     """
+    upright, turned = _scratch.images(side)
     cells_y, cells_x = (int(2**exponent) for exponent in rng.integers(0, max_exponent + 1, size=2))
-    noise = perlin_noise(rng, side, side, cells_y, cells_x)
+    perlin_noise(rng, side, side, cells_y, cells_x, upright)
     centre = (side - 1) / 2
     turn = cv2.getRotationMatrix2D((centre, centre), rng.uniform(-90, 90), 1.0)
-    return np.asarray(
-        cv2.warpAffine(noise, turn, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
-        dtype=np.float32,
-    )
+    cv2.warpAffine(upright, turn, (side, side), dst=turned, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return turned
 
 
 def perlin_mask(rng: np.random.Generator, side: int, max_exponent: int = 5, threshold: float = 0.5) -> Mask:

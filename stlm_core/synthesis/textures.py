@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,8 @@ Texture = npt.NDArray[np.uint8]
 
 _CACHE_BYTES = 256 << 20
 _PER_FAMILY = 16
+_LONGEST = 32_766  # pixels of a texture's side that OpenCV can address
+_FOLD = 1024
 
 
 class TextureSource(Protocol):
@@ -115,13 +118,56 @@ def open_textures(folder: Path | None, size: int) -> TextureSource:
     return ProceduralTextures(side) if folder is None else FolderTextures(folder, side)
 
 
-def draw_texture(source: TextureSource, rng: np.random.Generator, size: int) -> Texture:
-    """A random texture of ``source``, uint8 of shape (size, size, 3), varied in pose and colour.
+@dataclass(frozen=True)
+class Colouring:
+    """A change of colour: made grey or not, then a table of new levels, uint8 (1, 256, 3)."""
+
+    grey: bool
+    table: Texture
+
+    def apply(self, pixels: Texture) -> Texture:
+        """``pixels`` (h, w, 3) in the new colours."""
+        return np.asarray(cv2.LUT(to_grey(pixels) if self.grey else pixels, self.table), np.uint8)
+
+
+@dataclass(frozen=True)
+class DrawnTexture:
+    """A texture in a pose over an image of ``size`` pixels a side, looked up where it is needed.
+
+    A mask covers a twentieth of an image, so that the rest of the texture is never computed. ``pose``: float32
+    (2, 3), from the image's (x, y, 1) to the texture's (x, y).
+    """
+
+    texture: Texture
+    pose: npt.NDArray[np.float32]
+    colouring: Colouring
+    size: int
+
+    def at(self, inside: npt.NDArray[np.intp]) -> Texture:
+        """Colours at the image's pixels ``inside`` (N,), numbered row by row; uint8 (N, 3)."""
+        # OpenCV takes no image longer than 32,766 pixels, so the list is folded; what fills the last row is cut off.
+        columns = max(1, min(len(inside), _FOLD))
+        rows = max(1, -(-len(inside) // columns))
+        folded = np.zeros(rows * columns, np.intp)
+        folded[: len(inside)] = inside
+        y, x = np.divmod(folded.reshape(rows, columns), self.size)
+        # The product is exact in float64, so that each sum is rounded once, as by a fused multiply-add: these are to
+        # the last bit the coordinates with which warpAffine would make the whole texture.
+        left, top = (
+            (float(a) * x + (b * np.arange(self.size, dtype=np.float32) + c)[y]).astype(np.float32)
+            for a, b, c in self.pose
+        )
+        found = cv2.remap(self.texture, left, top, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        return self.colouring.apply(np.asarray(found, np.uint8)).reshape(-1, 3)[: len(inside)]
+
+
+def draw_texture(source: TextureSource, rng: np.random.Generator, size: int) -> DrawnTexture:
+    """A random texture of ``source`` for an image of ``size`` pixels a side, varied in pose and colour.
 
     Pose: mirrored, rotated by +-45 degrees, shifted, and scaled so that 0.6 to 1.4 of it spans the image (uncovered
-    parts by reflection). Colour: see :func:`vary_colour`.
+    parts by reflection). Colour: see :func:`draw_colouring`.
     """
-    texture = source.texture(int(rng.integers(len(source))))
+    texture = source.texture(int(rng.integers(len(source))))[:_LONGEST, :_LONGEST]
     height, width = texture.shape[:2]
     scale = size / min(height, width) / rng.uniform(0.6, 1.4)
     pose = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-45, 45), scale), np.float64)
@@ -129,18 +175,21 @@ def draw_texture(source: TextureSource, rng: np.random.Generator, size: int) -> 
     if rng.random() < 0.5:
         pose[0] = -pose[0]
         pose[0, 2] += size
-    warped = cv2.warpAffine(texture, pose, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    return vary_colour(np.asarray(warped, np.uint8), rng)
+    back = np.asarray(cv2.invertAffineTransform(pose), np.float32)
+    return DrawnTexture(texture, back, draw_colouring(rng), size)
 
 
-def vary_colour(texture: Texture, rng: np.random.Generator) -> Texture:
-    """Random gamma, contrast, brightness and tint; sometimes inverted, sometimes grey. Same shape and dtype."""
-    if rng.random() < 0.25:
-        texture = np.asarray(cv2.cvtColor(cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
+def draw_colouring(rng: np.random.Generator) -> Colouring:
+    """Random gamma, contrast, brightness and tint; sometimes inverted, sometimes grey."""
+    grey = rng.random() < 0.25
     level = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.5, 0.5))  # (256,)
     level = (level - 0.5) * rng.uniform(0.6, 1.4) + 0.5 + rng.uniform(-0.2, 0.2)
     if rng.random() < 0.2:
         level = 1 - level
     curves = level[:, None] * rng.uniform(0.8, 1.2, size=3)  # (256, 3)
-    table = np.rint(np.clip(curves, 0, 1) * 255).astype(np.uint8)[None]  # (1, 256, 3)
-    return np.asarray(cv2.LUT(texture, table), np.uint8)
+    return Colouring(grey, np.rint(np.clip(curves, 0, 1) * 255).astype(np.uint8)[None])
+
+
+def to_grey(pixels: Texture) -> Texture:
+    """``pixels`` (h, w, 3) with all three channels at their luminance."""
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)

@@ -36,7 +36,7 @@ def test_blend_is_the_papers_formula(beta: float, level: int) -> None:
     texture = np.full_like(image, level)
     mask = np.zeros(image.shape[:2], bool)
     mask[20:60, 30:70] = True
-    blended, kept = blend(image, texture, mask, beta)
+    blended, kept = blend(image, texture[mask], mask, beta)
     expected = beta * image.astype(float) + (1 - beta) * texture
     if kept.any():
         np.testing.assert_array_equal(kept, mask)
@@ -52,17 +52,24 @@ def test_invisible_regions_leave_mask_and_pixels_alone() -> None:
     mask = np.zeros((64, 64), bool)
     mask[10:20, 5:15] = True  # the texture has the image's own grey here
     mask[10:20, 40:50] = True
-    blended, kept = blend(image, np.full_like(image, 101), mask, 0.0)
+    blended, kept = blend(image, np.full_like(image, 101)[mask], mask, 0.0)
     assert not kept[:, :32].any()
     np.testing.assert_array_equal(kept[:, 32:], mask[:, 32:])
     np.testing.assert_array_equal(blended[:, :32], image[:, :32])
     assert (blended[10:20, 40:50] == 101).all()
 
 
+def test_an_empty_mask_changes_nothing() -> None:
+    image = part_image(0)
+    blended, kept = blend(image, np.empty((0, 3), np.uint8), np.zeros(image.shape[:2], bool), 0.2)
+    np.testing.assert_array_equal(blended, image)
+    assert not kept.any()
+
+
 def test_blend_does_not_write_into_its_input() -> None:
     image = part_image(0)
     before = image.copy()
-    blend(image, np.zeros_like(image), np.ones(image.shape[:2], bool), 0.2)
+    blend(image, np.zeros((image[..., 0].size, 3), np.uint8), np.ones(image.shape[:2], bool), 0.2)
     np.testing.assert_array_equal(image, before)
 
 

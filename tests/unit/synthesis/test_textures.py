@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from stlm_core.errors import UserError
 from stlm_core.synthesis import textures as module
 from stlm_core.synthesis.procedural import FAMILIES, procedural_texture
-from stlm_core.synthesis.textures import FolderTextures, ProceduralTextures, draw_texture, open_textures, vary_colour
+from stlm_core.synthesis.textures import FolderTextures, ProceduralTextures, draw_colouring, draw_texture, open_textures
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -78,14 +81,37 @@ def test_missing_or_empty_folder_names_the_setting(tmp_path: Path) -> None:
 def test_draw_fills_the_image_whatever_the_textures_shape(tmp_path: Path, shape: tuple[int, int]) -> None:
     Image.new("RGB", shape[::-1], (120, 130, 140)).save(tmp_path / "t.png")
     source = open_textures(tmp_path, 64)
-    drawn = draw_texture(source, np.random.default_rng(0), 64)
-    assert drawn.shape == (64, 64, 3)
-    assert (drawn == drawn[0, 0]).all()  # a plain texture has no uncovered corner
+    drawn = draw_texture(source, np.random.default_rng(0), 64).at(np.arange(64 * 64))
+    assert drawn.shape == (64 * 64, 3)
+    assert (drawn == drawn[0]).all()  # a plain texture has no uncovered corner
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.floats(0, 1))
+def test_pixels_looked_up_are_those_of_the_whole_texture_warped(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = draw_texture(ProceduralTextures(64), rng, 64)
+    forth = cv2.invertAffineTransform(drawn.pose.astype(np.float64))
+    whole = cv2.warpAffine(drawn.texture, forth, (64, 64), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    inside = np.flatnonzero(rng.random(64 * 64) < share)
+    found = drawn.at(inside)
+    assert found.shape == (len(inside), 3)
+    levels = drawn.colouring.apply(whole).reshape(-1, 3)[inside]
+    # The pose was inverted twice in between: a rounding may fall to the other side, which a steep curve magnifies.
+    apart = np.abs(found.astype(int) - levels)
+    assert apart.max(initial=0) <= 3
+    assert np.count_nonzero(apart) <= 0.001 * apart.size + 3
+
+
+def test_a_texture_longer_than_opencv_can_address_is_used(tmp_path: Path) -> None:
+    Image.new("RGB", (40_000, 4), (120, 130, 140)).save(tmp_path / "t.png")
+    drawn = draw_texture(open_textures(tmp_path, 64), np.random.default_rng(0), 64)
+    assert drawn.at(np.array([0, 64 * 64 - 1])).shape == (2, 3)
 
 
 def test_colours_vary() -> None:
     grey = np.full((4, 4, 3), 128, np.uint8)
-    levels = np.array([vary_colour(grey, np.random.default_rng(seed))[0, 0] for seed in range(200)], float)
+    levels = np.array([draw_colouring(np.random.default_rng(seed)).apply(grey)[0, 0] for seed in range(200)], float)
     assert levels.mean(axis=1).min() < 70
     assert levels.mean(axis=1).max() > 180
     assert np.ptp(levels, axis=1).mean() > 10  # tinted
