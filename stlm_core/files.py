@@ -52,7 +52,7 @@ def sha256_tree(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_bytes_atomic(path: Path, content: bytes) -> None:
+def write_bytes_atomic(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` so that ``path`` holds either its old bytes or all of the new ones.
 
     Raises:

@@ -139,6 +139,9 @@ class TeacherConfig(Section):
 
     ``weights``: null for the pinned file of the catalogue, or a path, or the ``https://`` or ``s3://`` address that
     ``stlm weights fetch --from`` got it from. ``weights_sha256``: the hash of a file that is not the pinned one.
+
+    ``shard_views``: views in one file of the cache. ``cache_dtype``: how features are kept; int8, with one scale a
+    vector, takes half the space of float16 and rounds more (docs/workstation.md).
     """
 
     name: str = "lite_medsam"
@@ -147,6 +150,7 @@ class TeacherConfig(Section):
     weights_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
     batch_size: int = Field(8, ge=1)
     shard_views: int = Field(64, ge=1)
+    cache_dtype: Literal["float16", "int8"] = "float16"
     autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
 
 

@@ -1,4 +1,4 @@
-"""Files of teacher features: fixed-size fp16 rows, each with its key and checksum beside it."""
+"""Files of teacher features: rows of a fixed size, the key and checksum of each in an index beside them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from stlm_core.cache.rows import CACHE_DTYPES, Bytes, RowForm
 from stlm_core.errors import StlmError
 from stlm_core.files import sha256_bytes, write_bytes_atomic, write_json_atomic
 
-Rows = npt.NDArray[np.float16]
-RowShape = tuple[int, int, int, int]  # (maps, channels, h, w)
 _PREFIX = "features-"
 
 
@@ -27,25 +23,20 @@ class Chunk:
     data: Path
     keys: tuple[str, ...]
     checksums: tuple[int, ...]
-    row_shape: RowShape
+    form: RowForm
 
-    @property
-    def row_bytes(self) -> int:
-        """Size of one row, bytes."""
-        return int(np.prod(self.row_shape)) * np.dtype(np.float16).itemsize
-
-    def rows(self) -> Rows:
-        """All rows, (n, maps, channels, h, w), memory-mapped.
+    def require_whole(self) -> None:
+        """Compare the data file's size.
 
         Raises:
             StlmError: the data file is missing or truncated.
         """
         try:
-            if self.data.stat().st_size != self.row_bytes * len(self.keys):
-                raise StlmError(f"{self.data}: truncated")
-            return np.memmap(self.data, np.float16, mode="r", shape=(len(self.keys), *self.row_shape))
+            size = self.data.stat().st_size
         except OSError as error:
             raise StlmError(f"{self.data}: cannot be read: {error.strerror or error}") from None
+        if size != self.form.bytes * len(self.keys):
+            raise StlmError(f"{self.data}: truncated")
 
     def sound_rows(self) -> list[int]:
         """Numbers of the rows whose bytes still match their checksum; reads the whole file once."""
@@ -54,7 +45,7 @@ class Chunk:
                 return [
                     number
                     for number, checksum in enumerate(self.checksums)
-                    if len(row := stream.read(self.row_bytes)) == self.row_bytes and zlib.crc32(row) == checksum
+                    if len(row := stream.read(self.form.bytes)) == self.form.bytes and zlib.crc32(row) == checksum
                 ]
         except OSError:
             return []
@@ -67,20 +58,19 @@ class Chunk:
                 os.link(self.data, target)
             except OSError:
                 write_bytes_atomic(target, self.data.read_bytes())
-        _write_index(target, self.keys, self.checksums, self.row_shape)
-        return Chunk(target, self.keys, self.checksums, self.row_shape)
+        linked = replace(self, data=target)
+        _write_index(linked)
+        return linked
 
 
-def write_chunk(folder: Path, keys: Sequence[str], rows: Rows) -> Chunk:
-    """Write ``rows`` (n, maps, channels, h, w) under their ``keys``; the index comes last, so a chunk that has
-    one is whole."""
-    rows = np.ascontiguousarray(rows, dtype=np.float16)
+def write_chunk(folder: Path, keys: Sequence[str], rows: Bytes, form: RowForm) -> Chunk:
+    """Write ``rows`` (n, bytes) of ``form`` under their ``keys``; the index comes last, so a chunk that has one is
+    whole."""
     data = folder / f"{_PREFIX}{sha256_bytes(' '.join(keys).encode())[:20]}.bin"
-    checksums = tuple(zlib.crc32(row.tobytes()) for row in rows)
-    shape: RowShape = (rows.shape[1], rows.shape[2], rows.shape[3], rows.shape[4])
-    write_bytes_atomic(data, rows.tobytes())
-    _write_index(data, tuple(keys), checksums, shape)
-    return Chunk(data, tuple(keys), checksums, shape)
+    chunk = Chunk(data, tuple(keys), tuple(zlib.crc32(row) for row in rows), form)
+    write_bytes_atomic(data, rows.data)
+    _write_index(chunk)
+    return chunk
 
 
 def find_chunks(folder: Path) -> list[Chunk]:
@@ -90,14 +80,20 @@ def find_chunks(folder: Path) -> list[Chunk]:
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             a, b, c, d = (int(side) for side in index["row_shape"])
+            form = RowForm(CACHE_DTYPES[CACHE_DTYPES.index(index["dtype"])], (a, b, c, d))
             keys, checksums = tuple(map(str, index["keys"])), tuple(map(int, index["crc32"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if len(keys) == len(checksums):
-            chunks.append(Chunk(path.with_suffix(".bin"), keys, checksums, (a, b, c, d)))
+            chunks.append(Chunk(path.with_suffix(".bin"), keys, checksums, form))
     return chunks
 
 
-def _write_index(data: Path, keys: tuple[str, ...], checksums: tuple[int, ...], shape: RowShape) -> None:
-    index = {"row_shape": list(shape), "dtype": "float16", "keys": list(keys), "crc32": list(checksums)}
-    write_json_atomic(data.with_suffix(".json"), index)
+def _write_index(chunk: Chunk) -> None:
+    index = {
+        "row_shape": list(chunk.form.shape),
+        "dtype": chunk.form.dtype,
+        "keys": list(chunk.keys),
+        "crc32": list(chunk.checksums),
+    }
+    write_json_atomic(chunk.data.with_suffix(".json"), index)

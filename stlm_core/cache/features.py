@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stlm_core.cache.chunks import Rows
+from stlm_core.cache.ahead import ahead
+from stlm_core.cache.rows import CacheDtype, Features
 from stlm_core.cache.store import feature_key
 from stlm_core.synthesis.bank import Bank
 from stlm_core.teachers.base import Teacher
@@ -25,7 +26,7 @@ def to_grid(maps: Sequence[Tensor], grid: int) -> Tensor:
 
 
 class TeacherRows:
-    """Computes cache rows for views of a bank; called with positions in the bank's index."""
+    """Computes what the cache keeps of a bank's views; called with positions in the bank's index."""
 
     def __init__(
         self,
@@ -34,24 +35,41 @@ class TeacherRows:
         grid: int,
         batch_size: int,
         device: torch.device,
-        dtype: torch.dtype | None,
+        autocast: torch.dtype | None,
+        kept_as: CacheDtype = "float16",
     ) -> None:
         self._bank, self._teacher, self._grid = bank, teacher.to(device), grid
-        self._batch_size, self._device, self._dtype = batch_size, device, dtype
+        self._batch_size, self._device, self._autocast = batch_size, device, autocast
+        self._kept_as = kept_as
 
     @property
     def keys(self) -> list[str]:
         """Content address of every view's features, in view order."""
-        fingerprint = f"{self._teacher.fingerprint()} computed={self._dtype or torch.float32}"
-        return [feature_key(str(view), fingerprint, self._grid) for view in self._bank.index["view_sha256"]]
+        fingerprint = f"{self._teacher.fingerprint()} computed={self._autocast or torch.float32}"
+        return [
+            feature_key(str(view), fingerprint, self._grid, self._kept_as) for view in self._bank.index["view_sha256"]
+        ]
 
     @torch.no_grad()
-    def __call__(self, views: list[int]) -> Rows:
-        """Features of ``views``, float16 (n, maps, C, grid, grid)."""
-        rows = []
-        for start in range(0, len(views), self._batch_size):
-            images = torch.from_numpy(self._bank.views(views[start : start + self._batch_size])).to(self._device)
-            with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
-                maps = self._teacher(images)
-            rows.append(to_grid(maps, self._grid).half().cpu().numpy())
-        return np.concatenate(rows)
+    def __call__(self, views: list[int]) -> Features:
+        """Features of ``views``, (n, maps, C, grid, grid), as precise as they are kept: float16, or float32 for int8.
+
+        The next batch of views is read while the teacher sees the last.
+        """
+        starts = range(0, len(views), self._batch_size)
+        parts = [views[start : start + self._batch_size] for start in starts]
+        rows: Features | None = None
+        for start, images in zip(starts, ahead(self._bank.views, parts), strict=True):
+            found = self._features(torch.from_numpy(images))
+            if rows is None:
+                rows = np.empty((len(views), *found.shape[1:]), found.dtype)
+            rows[start : start + len(found)] = found
+        assert rows is not None
+        return rows
+
+    def _features(self, images: Tensor) -> Features:
+        with torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            maps = self._teacher(images.to(self._device))
+        gridded = to_grid(maps, self._grid)
+        found: Features = (gridded.half() if self._kept_as == "float16" else gridded).cpu().numpy()
+        return found

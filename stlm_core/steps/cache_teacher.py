@@ -89,20 +89,24 @@ def _fill(
 ) -> str:
     bank = Bank.open(workspace.folder("synthesize"))
     device = pick_device()
-    teacher = load_teacher(config.teacher, weights_folder(config.root), config.root)
-    dtype = autocast_dtype(config.teacher.autocast, device)
-    rows = TeacherRows(bank, teacher, grid_side(config), config.teacher.batch_size, device, dtype)
+    settings = config.teacher
+    teacher = load_teacher(settings, weights_folder(config.root), config.root)
+    autocast = autocast_dtype(settings.autocast, device)
+    rows = TeacherRows(
+        bank, teacher, grid_side(config), settings.batch_size, device, autocast, kept_as=settings.cache_dtype
+    )
     keys = rows.keys
     views = [view for view, key in enumerate(keys) if shard is None or belongs_to_shard(key, *shard)]
     report = fill(
         partial,
         [keys[view] for view in views],
         lambda positions: rows([views[position] for position in positions]),
+        dtype=settings.cache_dtype,
         sources=sources,
-        rows_per_chunk=config.teacher.shard_views,
+        rows_per_chunk=settings.shard_views,
         label=f"{STEP} {config.name}",
     )
     if shard is None:
         write_index(partial, keys)
     repaired = f", {report.damaged} damaged replaced" if report.damaged else ""
-    return f"{report.computed} views computed, {report.reused} reused{repaired} ({config.teacher.name})"
+    return f"{report.computed} views computed, {report.reused} reused{repaired} ({settings.name})"
