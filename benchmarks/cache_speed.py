@@ -4,8 +4,8 @@
 
 Computing: the product's whole way (views read from the bank, teacher, pooling to the grid, conversion, checksums,
 files) beside the teacher's forward alone on the same views in memory, in batches of the same size. Weights do not
-change the time and are random. Reading: random batches through the cache beside numpy.memmap of the same bytes in the same
-order, files in the page cache. int8: angle between what is kept and what was computed, on views of the sample line.
+change the time and are random. Reading: random batches through the cache beside numpy.memmap of the same bytes in the
+same order, files in the page cache. int8: angle between what is kept and what was computed, on the sample line's views.
 """
 
 from __future__ import annotations
