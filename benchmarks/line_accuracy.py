@@ -37,6 +37,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "random-start": {"model": {"init": "random"}},
     # Another teacher; the streams start from the SAM teacher's weights all the same.
     "lite0": {"teacher": {"name": "efficientnet_lite0", "input_size": 256}, "model": {"init": "lite_medsam"}},
+    # The teacher itself as the plain stream, FA on frozen streams.
+    "live": {
+        "teacher": {"name": "efficientnet_lite0", "input_size": None},
+        "model": {"plain_stream": "teacher", "init": "lite_medsam"},
+        "distill": {"steps": 300, "batch_size": 8, "validate_every": 100, "optimiser": {"lr": 1.0e-3}},
+        "fa": {"steps": 100, "batch_size": 8, "validate_every": 50, "joint_finetune": False},
+    },
     # FA on frozen streams: these get the steps that joint training would have given them.
     "staged": {"distill": {"steps": 280, "validate_every": 70}, "fa": {"joint_finetune": False}},
 }

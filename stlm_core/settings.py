@@ -155,18 +155,28 @@ class TeacherConfig(Section):
 
 
 class ModelConfig(Section):
-    """The two streams. ``stem``: the patch embedding, MobileSAM's (stride 16 in all) or LiteMedSAM's (stride 4).
+    """The two streams.
 
+    ``plain_stream``: a student that learns to repeat the teacher (the paper's), or the teacher itself where it is small
+    enough to ship (efficientnet_lite0; beyond the paper). ``stem``: the patch embedding, MobileSAM's (stride 16 in all)
+    or LiteMedSAM's (stride 4).
     ``init``: where the streams and the decoder start: the teacher's own weights (a TinyViT teacher only), those of a
     named TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with a TinyViT teacher's decoder.
     ``centre_features`` compares features relative to the teacher's mean over the line's good images (beyond the paper).
     ``discrepancy_skip`` lets FA refine the streams' discrepancy instead of replacing it (beyond the paper).
     """
 
+    plain_stream: Literal["student", "teacher"] = "student"
     stem: Literal["conv3x3", "conv1x1"] = "conv3x3"
     init: Literal["teacher", "lite_medsam", "mobile_sam", "random"] = "teacher"
     centre_features: bool = True
     discrepancy_skip: bool = True
+
+    @model_validator(mode="after")
+    def _a_teacher_as_plain_stream_has_its_strides(self) -> Self:
+        if self.plain_stream == "teacher" and (self.stem != "conv3x3" or self.init == "teacher"):
+            raise ValueError("plain_stream: teacher needs stem: conv3x3, and init: lite_medsam, mobile_sam or random")
+        return self
 
 
 class OptimiserConfig(Section):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from stlm_core.cache.ahead import ahead
 from stlm_core.cache.rows import CacheDtype, Features
 from stlm_core.cache.store import feature_key
+from stlm_core.models.teacher_stream import pack_pyramid
 from stlm_core.synthesis.bank import Bank
 from stlm_core.teachers.base import Teacher
 
@@ -68,8 +69,27 @@ class TeacherRows:
         return rows
 
     def _features(self, images: Tensor) -> Features:
+        found = self._on_grid(images.to(self._device)).cpu()
+        return (found.half() if self._kept_as == "float16" else found).numpy()
+
+    def _on_grid(self, images: Tensor) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            maps = self._teacher(images.to(self._device))
-        gridded = to_grid(maps, self._grid)
-        found: Features = (gridded.half() if self._kept_as == "float16" else gridded).cpu().numpy()
-        return found
+            maps = self._teacher(images)
+        return to_grid(maps, self._grid)
+
+
+class CleanPyramidRows(TeacherRows):
+    """For a teacher that is the plain stream: its pyramid of the clean views alone, packed, (n, 1, C, grid, grid).
+
+    A pseudo-anomalous view has its clean counterpart's key; rows are computed once a key. In full precision, as the
+    plain stream computes.
+    """
+
+    @property
+    def keys(self) -> list[str]:
+        fingerprint = f"{self._teacher.fingerprint()} pyramid"
+        views = self._bank.index["view_sha256"].to_numpy()[self._bank.index["clean_view"].to_numpy()]
+        return [feature_key(str(view), fingerprint, self._grid, self._kept_as) for view in views]
+
+    def _on_grid(self, images: Tensor) -> Tensor:
+        return pack_pyramid(self._teacher.pyramid(images))[:, None]

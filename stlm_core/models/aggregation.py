@@ -64,13 +64,13 @@ class FeatureAggregation(nn.Module):
     departure from the normal, instead of having to learn from pseudo anomalies alone what one looks like.
     """
 
-    def __init__(self, discrepancy_skip: bool = True) -> None:
+    def __init__(self, discrepancy_skip: bool = True, inputs: int = MAPS * EMBED_DIM, width: int = _WIDTH) -> None:
         super().__init__()
         self.discrepancy_skip = discrepancy_skip
-        self.residual = nn.Sequential(ResidualBlock(MAPS * EMBED_DIM, _WIDTH), ResidualBlock(_WIDTH, _WIDTH))
-        self.pyramid = AtrousPyramid(_WIDTH)
-        last = nn.Conv2d(_WIDTH, 1, 1)
-        self.head = nn.Sequential(_conv_norm_relu(_WIDTH, _WIDTH, 3), last)
+        self.residual = nn.Sequential(ResidualBlock(inputs, width), ResidualBlock(width, width))
+        self.pyramid = AtrousPyramid(width)
+        last = nn.Conv2d(width, 1, 1)
+        self.head = nn.Sequential(_conv_norm_relu(width, width, 3), last)
         self.slope = nn.Parameter(torch.tensor(_SLOPE), requires_grad=discrepancy_skip)
         self.offset = nn.Parameter(torch.tensor(_OFFSET), requires_grad=discrepancy_skip)
         if discrepancy_skip:
@@ -78,10 +78,16 @@ class FeatureAggregation(nn.Module):
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, features: StreamFeatures) -> Tensor:
-        agreement = [-(p * d) for p, d in zip(features.plain, features.denoising, strict=True)]
-        learned: Tensor = self.head(self.pyramid(self.residual(torch.cat(agreement, 1))))
-        logits = learned[:, 0].float()
-        if self.discrepancy_skip:
-            relative = discrepancy_map(features) / LARGEST_DISCREPANCY
-            logits = logits + self.slope * torch.log(relative + _LOG_FLOOR) + self.offset
-        return logits
+        learned: Tensor = self.head(self.pyramid(self.residual(self.agreement(features))))
+        return self.on_discrepancy(learned[:, 0].float(), features)
+
+    def agreement(self, features: StreamFeatures) -> Tensor:
+        """What the network sees of the streams, (N, inputs, h, w)."""
+        return torch.cat([-(p * d) for p, d in zip(features.plain, features.denoising, strict=True)], 1)
+
+    def on_discrepancy(self, learned: Tensor, features: StreamFeatures) -> Tensor:
+        """The network's logits (N, h, w), on top of the discrepancy's where there is a skip."""
+        if not self.discrepancy_skip:
+            return learned
+        relative = discrepancy_map(features) / LARGEST_DISCREPANCY
+        return learned + self.slope * torch.log(relative + _LOG_FLOOR) + self.offset

@@ -17,10 +17,12 @@ from stlm_core.errors import UserError
 from stlm_core.models.aggregation import FeatureAggregation
 from stlm_core.models.preprocessing import Normalisation, Preprocess
 from stlm_core.models.sam_checkpoint import load_strict
+from stlm_core.models.teacher_stream import PyramidAggregation, TeacherStreams
 from stlm_core.models.tiny_vit import Stem
-from stlm_core.models.two_stream import LARGEST_DISCREPANCY, TwoStreamModel, discrepancy_map
+from stlm_core.models.two_stream import TwoStreamModel
 
 MapSource = Literal["fa", "tlm"]
+PlainStream = Literal["student", "teacher"]
 RAW_LIMIT = 1e-6  # raw scores are kept this far from 0 and 1 before the logit
 _JUST_OVER_HALF = 0.5 + 2.0**-24  # the float32 next to 0.5
 _METADATA_KEY = "stlm"
@@ -31,7 +33,8 @@ class DetectorFacts:
     """What is needed to rebuild a detector around its weights.
 
     ``size``: side of the network input, pixels; ``discrepancy_skip``: see
-    :class:`~stlm_core.models.aggregation.FeatureAggregation`; ``teacher``: name and weight digest, for the record.
+    :class:`~stlm_core.models.aggregation.FeatureAggregation`; ``plain_stream``: a student as in the paper, or the
+    teacher itself, see :mod:`stlm_core.models.teacher_stream`; ``teacher``: name and weight digest, for the record.
     """
 
     size: int
@@ -40,6 +43,7 @@ class DetectorFacts:
     teacher: str = ""
     teacher_sha256: str = ""
     discrepancy_skip: bool = True
+    plain_stream: PlainStream = "student"
 
 
 class Detector(nn.Module):
@@ -56,14 +60,19 @@ class Detector(nn.Module):
         self.top_pixels = min(top_pixels, facts.size**2)
         self.map_source = map_source
         self.preprocess = Preprocess(facts.size, facts.normalisation)
-        self.streams = TwoStreamModel(facts.stem)
-        self.aggregation = FeatureAggregation(facts.discrepancy_skip)
+        self.streams: TwoStreamModel | TeacherStreams
+        if facts.plain_stream == "teacher":
+            self.streams = TeacherStreams(facts.normalisation)
+            self.aggregation: FeatureAggregation = PyramidAggregation(facts.discrepancy_skip)
+        else:
+            self.streams = TwoStreamModel(facts.stem)
+            self.aggregation = FeatureAggregation(facts.discrepancy_skip)
 
     def grid_map(self, x: Tensor) -> Tensor:
         """Normalised images (N, 3, S, S) to the anomaly map on the feature grid, (N, h, w) in [0, 1]."""
         features = self.streams(x)
         if self.map_source == "tlm":
-            return discrepancy_map(features) / LARGEST_DISCREPANCY
+            return self.streams.anomaly_map(features)
         out: Tensor = self.aggregation(features).sigmoid()
         return out
 

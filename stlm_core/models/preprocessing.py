@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Normalisation = Literal["unit", "sam", "imagenet"]
+Normalisation = Literal["unit", "sam", "imagenet", "efficientnet_lite"]
 
 # Mean and standard deviation on the 0..255 scale, RGB.
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),  # LiteMedSAM: scaled to [0, 1] and no more
     "sam": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "efficientnet_lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),  # as the published networks were trained
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
 }
 

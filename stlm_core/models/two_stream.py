@@ -53,6 +53,24 @@ class TwoStreamModel(nn.Module):
         plain, denoising = maps[:count], maps[count:]
         return StreamFeatures(list(plain.unbind(1)), list(denoising.unbind(1)))
 
+    def students(self, image: Tensor) -> StreamFeatures:
+        """Features of the streams that are trained: both."""
+        out: StreamFeatures = self(image)
+        return out
+
+    def targets(self, observed: Tensor, clean: Tensor) -> StreamFeatures:
+        """What :meth:`students` should yield, from the teacher's features of the image as it is and of its clean
+        counterpart, each (N, maps, C, h, w)."""
+        return StreamFeatures(list(self.recentre(observed).unbind(1)), list(self.recentre(clean).unbind(1)))
+
+    def anomaly_map(self, features: StreamFeatures) -> Tensor:
+        """The streams' discrepancy over its largest possible value, (N, h, w) in [0, 1]."""
+        return discrepancy_map(features) / LARGEST_DISCREPANCY
+
+    def set_statistics(self, mean: Tensor, mean_square: Tensor) -> None:
+        """Compare relative to the teacher's mean (maps, C) over the good images; ``mean_square`` is not used."""
+        self.centre.copy_(mean)
+
     def recentre(self, features: Tensor) -> Tensor:
         """L2-normalised features (N, maps, C, h, w) relative to ``centre``, L2-normalised again over C."""
         return F.normalize(features - self.centre[None, :, :, None, None], dim=2)
@@ -68,11 +86,12 @@ class TwoStreamModel(nn.Module):
         weights = encoder.state_dict()
         for stream in (self.plain, self.denoising):
             own = stream.state_dict()
-            stream.load_state_dict({key: _spread(weights[key], value) for key, value in own.items()})
+            stream.load_state_dict({key: spread(weights[key], value) for key, value in own.items()})
         self.decoder.load_state_dict(decoder.state_dict())
 
 
-def _spread(weight: Tensor, target: Tensor) -> Tensor:
+def spread(weight: Tensor, target: Tensor) -> Tensor:
+    """A 1x1 kernel evenly over the taps of ``target``; any other weight as it is."""
     if weight.shape == target.shape:
         return weight
     taps = target.shape[-1] * target.shape[-2]

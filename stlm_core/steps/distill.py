@@ -45,7 +45,7 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     bank, pairs = open_data(config, workspace, ranks)
     detector = new_detector(config, "tlm", seed=config.distill.seed)
     if config.model.centre_features:
-        detector.streams.centre.copy_(ranks.from_main(pairs.mean_features))
+        detector.streams.set_statistics(*ranks.from_main(pairs.moments))
     detector.to(device)
     task = Distillation(detector, pairs, PseudoValidation(bank), config.distill, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.distill, folder, device, ranks)

@@ -12,12 +12,16 @@ from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file, write_json_atomic
 from stlm_core.models.detector import Detector, DetectorFacts, MapSource
+from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.sam_checkpoint import build_sam_parts
+from stlm_core.models.teacher_stream import TeacherStreams
+from stlm_core.models.tiny_vit import TinyViT
 from stlm_core.seeding import derive_seed
+from stlm_core.steps.cache_teacher import plain_teacher
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
-from stlm_core.teachers.registry import locate_weights, teacher_facts
+from stlm_core.teachers.registry import load_teacher, locate_weights, teacher_facts
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import Outcome
 from stlm_core.training.pairs import TrainingPairs
@@ -44,17 +48,21 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
     bank = Bank.open(workspace.folder("synthesize"))
     cache = FeatureCache.open(workspace.folder("cache-teacher"), verify=ranks.main)
     ranks.wait()
-    return bank, TrainingPairs(bank, cache, "train", config.synthesize.probability)
+    clean_only = config.model.plain_stream == "teacher"
+    return bank, TrainingPairs(bank, cache, "train", config.synthesize.probability, clean_only=clean_only)
 
 
 def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detector:
     """A detector whose streams start as ``model.init`` says; what starts at random follows from ``seed``.
 
     Raises:
-        UserError: ``model.init`` asks for the weights of a teacher that is not a TinyViT.
+        UserError: ``model.init`` asks for the weights of a teacher that is not a TinyViT, or ``model.plain_stream`` for
+            a teacher that cannot be one.
     """
     source = config.teacher.name if config.model.init == "teacher" else config.model.init
     facts = teacher_facts(config.teacher.name if source == "random" else source)
+    if facts.stem is None and source != "random":
+        raise UserError(f"model.init: `{source}` is not a TinyViT; set model.init to lite_medsam, mobile_sam or random")
     weights = locate_weights(config.teacher, weights_folder(config.root), config.root)
     torch.manual_seed(derive_seed("detector", seed))
     described = DetectorFacts(
@@ -62,21 +70,28 @@ def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detect
         stem=config.model.stem,
         normalisation=facts.normalisation,
         discrepancy_skip=config.model.discrepancy_skip,
+        plain_stream=config.model.plain_stream,
         teacher=config.teacher.name,
         teacher_sha256=sha256_file(weights),
     )
     detector = Detector(described, map_source=map_source)
-    if source == "random":
-        if facts.stem is not None:  # the paper's reference: random encoders, the teacher's decoder
-            detector.streams.decoder.load_state_dict(build_sam_parts(weights, facts.stem)[1].state_dict())
-        return detector
-    if facts.stem is None:
-        raise UserError(f"model.init: `{source}` is not a TinyViT; set model.init to lite_medsam, mobile_sam or random")
-    if source != config.teacher.name:
-        other = config.teacher.model_copy(update={"name": source, "weights": None, "weights_sha256": None})
-        weights = locate_weights(other, weights_folder(config.root), config.root)
-    detector.streams.start_from(*build_sam_parts(weights, facts.stem))
+    if isinstance(detector.streams, TeacherStreams):
+        encoder = None if source == "random" else _sam_parts(config, source)[0]
+        teacher = load_teacher(plain_teacher(config), weights_folder(config.root), config.root)
+        detector.streams.start_from(teacher.network.network, encoder)  # type: ignore[arg-type]
+    elif source != "random":
+        detector.streams.start_from(*_sam_parts(config, source))
+    elif facts.stem is not None:  # the paper's reference: random encoders, the teacher's decoder
+        detector.streams.decoder.load_state_dict(build_sam_parts(weights, facts.stem)[1].state_dict())
     return detector
+
+
+def _sam_parts(config: LineConfig, name: str) -> tuple[TinyViT, PromptFreeDecoder]:
+    stem = teacher_facts(name).stem
+    assert stem is not None
+    other = config.teacher.model_copy(update={"name": name, "weights": None, "weights_sha256": None})
+    settings = config.teacher if name == config.teacher.name else other
+    return build_sam_parts(locate_weights(settings, weights_folder(config.root), config.root), stem)
 
 
 def write_selection(folder: Path, outcome: Outcome) -> None:

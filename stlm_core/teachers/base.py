@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,7 +25,8 @@ class TeacherFacts:
 
     ``weights``: name in the weights catalogue; ``input_size``: side of the square image it was trained on, pixels;
     ``multiple``: other sides must be multiples of it, None if there is no other; ``maps``: what the feature maps
-    are, first to last; ``stem``: the patch embedding when it is a TinyViT that students may start from.
+    are, first to last; ``stem``: the patch embedding when it is a TinyViT that students may start from;
+    ``pyramid``: channels and stride of the maps, finest first, of a teacher small enough to be the plain stream itself.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TeacherFacts:
     normalisation: Normalisation
     maps: tuple[str, ...]
     stem: Stem | None = None
+    pyramid: tuple[tuple[int, int], ...] = ()
 
 
 class Teacher(nn.Module):
@@ -66,10 +68,20 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
+        maps: Sequence[Tensor] = self.network(self._normalised(images))
+        return [F.normalize(feature.float(), dim=1) for feature in maps]
+
+    @torch.no_grad()
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Images as for the call to the maps of ``facts.pyramid`` as the network has them, not L2-normalised."""
+        pyramid: Callable[[Tensor], Sequence[Tensor]] = self.network.pyramid  # type: ignore[assignment]
+        return [feature.float() for feature in pyramid(self._normalised(images))]
+
+    def _normalised(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"a teacher takes uint8 (N, H, W, 3), not {images.dtype} {tuple(images.shape)}")
-        maps: Sequence[Tensor] = self.network(self.preprocess(images))
-        return [F.normalize(feature.float(), dim=1) for feature in maps]
+        out: Tensor = self.preprocess(images)
+        return out
 
     def description(self) -> dict[str, str | int | list[str]]:
         """Everything that decides the numbers: part of every cache key."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from stlm_core.errors import UserError
+from stlm_core.models.efficientnet import PYRAMID
 from stlm_core.settings import TeacherConfig
 from stlm_core.teachers.base import Teacher, TeacherFacts
 from stlm_core.teachers.efficientnet import load_efficientnet
@@ -60,8 +61,9 @@ TEACHERS: dict[str, TeacherFacts] = {
             architecture="EfficientNet-Lite0 up to stride 16",
             input_size=256,
             multiple=16,
-            normalisation="imagenet",
+            normalisation="efficientnet_lite",
             maps=("stride 8, 40 to 256 channels", "stride 16 brought to stride 8, 112 to 256 channels"),
+            pyramid=PYRAMID,
         ),
     )
 }

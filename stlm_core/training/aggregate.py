@@ -9,7 +9,7 @@ from stlm_core.models.detector import Detector
 from stlm_core.settings import FaConfig
 from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.losses import aggregation_loss, distillation_loss, mask_to_grid
-from stlm_core.training.optimisation import build_optimiser
+from stlm_core.training.optimisation import build_optimiser, trained_parameters
 from stlm_core.training.pairs import TrainingPairs
 from stlm_core.training.validation import PseudoValidation
 
@@ -41,9 +41,9 @@ class Aggregation:
         ]
         if detector.aggregation.discrepancy_skip:
             groups.append(([detector.aggregation.slope, detector.aggregation.offset], config.skip_lr))
-        if config.joint_finetune:
-            groups.append((detector.streams.parameters(), config.stream_lr))
         detector.streams.requires_grad_(config.joint_finetune)
+        if config.joint_finetune:
+            groups.append((trained_parameters(detector.streams), config.stream_lr))
         self.optimiser = build_optimiser(config.optimiser, groups)
         self._pairs, self._validation = pairs, validation
         self._config, self._device, self._ranks = config, device, ranks
@@ -65,9 +65,7 @@ class Aggregation:
         aggregation = aggregation_loss(logits, target, config.focal_gamma, config.l1_weight)
         if not config.joint_finetune:
             return {"total": aggregation}
-        distillation = distillation_loss(
-            features, self.module.streams.recentre(batch.observed), self.module.streams.recentre(batch.clean)
-        )
+        distillation = distillation_loss(features, self.module.streams.targets(batch.observed, batch.clean))
         total = aggregation + config.distill_weight * distillation
         return {"total": total, "aggregation": aggregation, "distillation": distillation}
 

@@ -9,7 +9,7 @@ from stlm_core.models.detector import Detector
 from stlm_core.settings import DistillConfig
 from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.losses import distillation_loss
-from stlm_core.training.optimisation import build_optimiser
+from stlm_core.training.optimisation import build_optimiser, trained_parameters
 from stlm_core.training.pairs import TrainingPairs
 from stlm_core.training.validation import PseudoValidation
 
@@ -30,7 +30,9 @@ class Distillation:
         ranks: Ranks = ALONE,
     ) -> None:
         self.module = detector.streams
-        self.optimiser = build_optimiser(config.optimiser, [(detector.streams.parameters(), config.optimiser.lr)])
+        self.optimiser = build_optimiser(
+            config.optimiser, [(trained_parameters(detector.streams), config.optimiser.lr)]
+        )
         self._detector, self._pairs, self._validation = detector, pairs, validation
         self._config, self._device, self._ranks = config, device, ranks
 
@@ -42,12 +44,8 @@ class Distillation:
         """``total``: the distillation loss of this rank's share of the step's batch."""
         size = self._config.batch_size
         batch = self._pairs.draw(self._config.seed, step, size, self._ranks.share(size)).to(self._device)
-        features = self.module(self._detector.preprocess(batch.images))
-        return {
-            "total": distillation_loss(
-                features, self.module.recentre(batch.observed), self.module.recentre(batch.clean)
-            )
-        }
+        features = self.module.students(self._detector.preprocess(batch.images))
+        return {"total": distillation_loss(features, self.module.targets(batch.observed, batch.clean))}
 
     def validate(self) -> dict[str, float]:
         """Figures of the discrepancy map on held-back good images with pseudo anomalies."""

@@ -9,18 +9,20 @@ from torch.nn import functional as F
 from stlm_core.models.two_stream import StreamFeatures
 
 
-def distillation_loss(features: StreamFeatures, observed: Tensor, clean: Tensor) -> Tensor:
-    """Sum over two maps and two streams of the mean of 1 - cosine over positions (paper section 3.3).
+def distillation_loss(features: StreamFeatures, targets: StreamFeatures) -> Tensor:
+    """Sum over the trained streams and their maps of the mean of 1 - cosine over positions (paper section 3.3).
 
-    ``observed`` and ``clean``: the teacher's features of the image as the students see it, and of its clean
-    counterpart, each (N, maps, C, h, w), L2-normalised over C. The plain stream matches the first, the denoising
-    stream the second. Scalar in [0, 8].
+    ``targets``: the teacher's features, of the image as it is for the plain stream and of its clean counterpart for the
+    denoising stream; maps (N, C, h, w), L2-normalised over C. Only streams that have targets count. Scalar in [0, 2 M]
+    for M maps in all.
     """
-    total = observed.new_zeros(())
-    for number, (plain, denoising) in enumerate(zip(features.plain, features.denoising, strict=True)):
-        total = total + (1 - (plain * observed[:, number]).sum(1)).mean()
-        total = total + (1 - (denoising * clean[:, number]).sum(1)).mean()
-    return total
+    distances = [
+        (1 - (found * wanted).sum(1)).mean()
+        for stream, target in zip(features, targets, strict=True)
+        if target
+        for found, wanted in zip(stream, target, strict=True)
+    ]
+    return torch.stack(distances).sum()
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:

@@ -25,6 +25,11 @@ def build_optimiser(
     return kind(listed, betas=config.betas, weight_decay=config.weight_decay)
 
 
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that are not frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 def schedule_factor(config: OptimiserConfig, step: int, steps: int) -> float:
     """Share of the peak learning rate at ``step`` (from 0): linear warm-up, then constant or half a cosine to 0."""
     warmup = config.warmup_fraction * steps

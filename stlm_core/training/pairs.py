@@ -43,17 +43,21 @@ class TrainingPairs:
 
     With probability ``1 - probability`` a pair is drawn as clean against clean (paper section 3.1).
 
+    ``clean_only``: the cache holds the features of clean views; ``observed`` is then no more than ``clean``.
+
     Raises:
         UserError: the split has no pairs.
     """
 
-    def __init__(self, bank: Bank, cache: FeatureCache, split: str, probability: float) -> None:
+    def __init__(
+        self, bank: Bank, cache: FeatureCache, split: str, probability: float, *, clean_only: bool = False
+    ) -> None:
         if len(cache) != len(bank.index):
             raise UserError(f"the teacher cache holds {len(cache)} views, the bank {len(bank.index)}; cache again")
         rows = bank.index[(bank.index["split"] == split) & (bank.index["variant"] > 0)]
         if rows.empty:
             raise UserError(f"the bank has no `{split}` images; check data.{split}_fraction and the line's images")
-        self._bank, self._cache, self._probability = bank, cache, probability
+        self._bank, self._cache, self._probability, self._clean_only = bank, cache, probability, clean_only
         self._variant_view = rows["view"].to_numpy(dtype=np.int64)
         self._clean_view = rows["clean_view"].to_numpy(dtype=np.int64)
         self._by_image = _positions_by_value(rows["image"].astype("category").cat.codes.to_numpy(dtype=np.int64))
@@ -63,11 +67,15 @@ class TrainingPairs:
         """Number of different source images."""
         return len(self._by_image)
 
-    def mean_features(self) -> Tensor:
-        """Mean over all clean views and positions of the teacher's features, (maps, C) float32."""
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and mean square over all clean views and positions of the teacher's features, (maps, C) float64 each."""
         views = np.unique(self._clean_view)
-        total = sum(self._cache.read([view])[0].astype(np.float64).mean((-2, -1)) for view in views)
-        return torch.from_numpy((total / len(views)).astype(np.float32))
+        first, second = 0.0, 0.0
+        for view in views:
+            features = self._cache.read([view])[0].astype(np.float64)
+            first = first + features.mean((-2, -1)) / len(views)
+            second = second + (features**2).mean((-2, -1)) / len(views)
+        return torch.from_numpy(first), torch.from_numpy(second)
 
     def draw(self, seed: int, step: int, size: int, part: slice = slice(None)) -> Batch:
         """The batch of ``step``: images without replacement within an epoch, a random variant of each.
@@ -82,9 +90,8 @@ class TrainingPairs:
 
     def _batch(self, views: Numbers, pairs: Numbers) -> Batch:
         """The batch that shows ``views`` against the clean counterparts of ``pairs``."""
-        observed = torch.from_numpy(self._cache.read(views)).float()
-        clean_views = self._clean_view[pairs]
-        clean = torch.from_numpy(self._cache.read(clean_views)).float()
+        clean = torch.from_numpy(self._cache.read(self._clean_view[pairs])).float()
+        observed = clean if self._clean_only else torch.from_numpy(self._cache.read(views)).float()
         return Batch(
             torch.from_numpy(self._bank.views(views.tolist())),
             torch.from_numpy(self._bank.masks(views.tolist()).astype(np.uint8)),

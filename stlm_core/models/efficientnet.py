@@ -1,0 +1,74 @@
+"""EfficientNet-Lite0 up to stride 16.
+
+Tan and Le, "EfficientNet", 2019, in the Lite variant: ReLU6, no squeeze-and-excitation, stem and head not scaled.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_STEM_WIDTH = 32
+# (blocks, kernel, stride, expansion, width) of the stages up to stride 16
+_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
+_TAPS = (2, 4, 10)  # last block of strides 4, 8 and 16
+PYRAMID = ((24, 4), (40, 8), (112, 16))  # channels and stride of what the network yields
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch normalisation with TensorFlow's "same" padding (uneven for stride 2), then ReLU6."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, activate: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        before = (kernel - stride) // 2  # for sides that are multiples of the stride
+        after = kernel - stride - before
+        self.padding = (before, after, before, after) if kernel > 1 else (0, 0, 0, 0)
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(F.pad(x, self.padding)))
+        return F.relu6(x) if self.activate else x
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depth-wise convolution, linear projection; a residual where the shape is kept."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = ConvNorm(inputs, hidden) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvNorm(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = ConvNorm(hidden, outputs, activate=False)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + out if self.residual else out
+
+
+class EfficientNetLite0(nn.Module):
+    """Normalised images (N, 3, S, S), S a multiple of 16, to one map for each of :data:`PYRAMID`, finest first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, _STEM_WIDTH, 3, 2)
+        blocks: list[nn.Module] = []
+        inputs = _STEM_WIDTH
+        for count, kernel, first_stride, expansion, width in _STAGES:
+            for index in range(count):
+                blocks.append(InvertedResidual(inputs, width, kernel, first_stride if index == 0 else 1, expansion))
+                inputs = width
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(image)
+        taps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in _TAPS:
+                taps.append(x)
+        return tuple(taps)
