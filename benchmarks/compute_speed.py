@@ -70,7 +70,7 @@ def training_step() -> Work:
             found = detector.streams(detector.preprocess(images))
             logits = detector.aggregation(found)
             loss = aggregation_loss(logits, targets, config.focal_gamma, config.l1_weight)
-            loss = loss + distillation_loss(found, teacher, teacher)
+            loss = loss + distillation_loss(found, detector.streams.targets(teacher, teacher))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

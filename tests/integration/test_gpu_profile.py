@@ -29,6 +29,8 @@ def test_a_step_on_the_papers_grid_gives_gradients_everywhere(repository: Path, 
     streams = detector.streams(detector.preprocess(images))
     logits = detector.aggregation(streams)
     assert logits.shape == (1, grid, grid)
-    loss = distillation_loss(streams, features, features) + aggregation_loss(logits, torch.zeros_like(logits), 4.0, 1.0)
+    loss = distillation_loss(streams, detector.streams.targets(features, features)) + aggregation_loss(
+        logits, torch.zeros_like(logits), 4.0, 1.0
+    )
     loss.backward()
     assert all(parameter.grad is not None for parameter in detector.parameters())

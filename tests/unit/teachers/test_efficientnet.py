@@ -65,7 +65,9 @@ def test_same_features_as_the_published_code(reference: nn.Module, weights: Path
     reference(x)
     for hook in hooks:
         hook.remove()
-    fine, coarse = load_efficientnet(weights).eval().network(x)
+    finest, fine, coarse = load_efficientnet(weights).eval().network(x)
+    assert finest.shape == (1, 24, size // 4, size // 4)
+    assert float((finest - seen[2]).abs().max()) < 1e-4
     assert fine.shape == (1, 40, size // 8, size // 8)
     assert coarse.shape == (1, 112, size // 16, size // 16)
     assert float((fine - seen[4]).abs().max()) < 1e-4
@@ -83,7 +85,7 @@ def test_maps(teacher: Teacher, images: Tensor) -> None:
 @torch.no_grad()
 def test_projection_keeps_every_angle(teacher: Teacher, images: Tensor) -> None:
     x = teacher.preprocess(images)
-    own = F.normalize(teacher.network.network(x)[0], dim=1).flatten(2)  # type: ignore[union-attr, operator]
+    own = F.normalize(teacher.network.network(x)[1], dim=1).flatten(2)  # type: ignore[union-attr, operator]
     projected = teacher(images)[0].flatten(2)
     torch.testing.assert_close(own.transpose(1, 2) @ own, projected.transpose(1, 2) @ projected, atol=1e-5, rtol=0)
 

@@ -17,11 +17,16 @@ def unit(*values: float) -> torch.Tensor:
 
 def test_distillation_loss_is_zero_on_agreement_and_eight_on_opposition():
     a, b = unit(1.0, 0.0), unit(0.0, 1.0)
-    observed, clean = torch.stack([a, b], 1), torch.stack([b, a], 1)  # (1, maps, 2, 1, 1)
-    assert distillation_loss(StreamFeatures([a, b], [b, a]), observed, clean).item() == 0.0
-    assert distillation_loss(StreamFeatures([-a, -b], [-b, -a]), observed, clean).item() == 8.0
+    targets = StreamFeatures([a, b], [b, a])
+    assert distillation_loss(StreamFeatures([a, b], [b, a]), targets).item() == 0.0
+    assert distillation_loss(StreamFeatures([-a, -b], [-b, -a]), targets).item() == 8.0
     # Only the denoising stream's first map is off by a right angle.
-    assert distillation_loss(StreamFeatures([a, b], [a, a]), observed, clean).item() == 1.0
+    assert distillation_loss(StreamFeatures([a, b], [a, a]), targets).item() == 1.0
+
+
+def test_a_stream_without_targets_does_not_count():
+    a, b = unit(1.0, 0.0), unit(0.0, 1.0)
+    assert distillation_loss(StreamFeatures([-a], [a]), StreamFeatures([], [b])).item() == 1.0
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,19 @@ def test_the_share_of_anomalous_pairs_is_as_configured(folder, probability, low,
     assert low <= float((masks[:, 0, 0] > 0).float().mean()) <= high
 
 
-def test_mean_features_average_the_clean_views_only(folder):
-    expected = np.mean([image * (VARIANTS + 1) for image in range(IMAGES - 1)])
-    assert pairs(folder).mean_features().tolist() == [[expected] * 4] * 2
+def test_moments_are_of_the_clean_views_only(folder):
+    clean = np.array([image * (VARIANTS + 1) for image in range(IMAGES - 1)], dtype=float)
+    mean, mean_square = pairs(folder).moments()
+    assert mean.tolist() == [[clean.mean()] * 4] * 2
+    assert mean_square.tolist() == [[(clean**2).mean()] * 4] * 2
+
+
+def test_of_a_cache_of_clean_views_no_other_is_read(folder):
+    source = TrainingPairs(Bank.open(folder), FeatureCache.open(folder), "train", 1.0, clean_only=True)
+    batch = source.draw(1, 0, 8)
+    assert torch.equal(batch.observed, batch.clean)
+    assert torch.equal(batch.clean[:, 0, 0, 0, 0].long() % (VARIANTS + 1), torch.zeros(8, dtype=torch.int64))
+    assert bool((batch.masks > 0).all())  # what is shown is anomalous all the same
 
 
 def test_a_cache_of_another_bank_and_an_absent_split_are_refused(folder, tmp_path_factory):
