@@ -5,9 +5,10 @@
     python benchmarks/line_accuracy.py FOLDER sample/uncentred sample/no-skip sample/staged sample/streams-alone
 
 A run is LINE[:SEED][/VARIANT]. Each becomes a line of a project in FOLDER with the settings of this checkout's
-params.yaml, and runs by `stlm`, one process for all steps; finished steps are kept, so an interrupted benchmark
-continues. DATASETS holds `mvtec_ad/bottle`, `mvtec_ad/screw`, `magnetic_tile` and `dtd_textures`. Variants are chosen
-on pseudo anomalies, which is why their figures are in the table; the test split is reported.
+params.yaml, of profile `cpu` unless the variant has another, and runs by `stlm`, one process for all steps; finished
+steps are kept, so an interrupted benchmark continues. DATASETS holds `mvtec_ad/bottle`, `mvtec_ad/screw`,
+`magnetic_tile` and `dtd_textures`. Variants are chosen on pseudo anomalies, which is why their figures are in the
+table; the test split is reported.
 """
 
 from __future__ import annotations
@@ -32,20 +33,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "streams-alone": {"evaluate": {"map_source": "tlm"}},
-    "uncentred": {"model": {"centre_features": False}},
-    "no-skip": {"model": {"discrepancy_skip": False}},
-    "random-start": {"model": {"init": "random"}},
-    # Another teacher; the streams start from the SAM teacher's weights all the same.
-    "lite0": {"teacher": {"name": "efficientnet_lite0", "input_size": 256}, "model": {"init": "lite_medsam"}},
-    # The teacher itself as the plain stream, FA on frozen streams.
-    "live": {
-        "teacher": {"name": "efficientnet_lite0", "input_size": None},
-        "model": {"plain_stream": "teacher", "init": "lite_medsam"},
-        "distill": {"steps": 300, "batch_size": 8, "validate_every": 100, "optimiser": {"lr": 1.0e-3}},
-        "fa": {"steps": 100, "batch_size": 8, "validate_every": 50, "joint_finetune": False},
-    },
+    "best": {"profile": "best"},
+    "joint": {"fa": {"joint_finetune": True, "stream_lr": 2.0e-4}},
+    "two-students": {"profile": "two-students"},
+    "uncentred": {"profile": "two-students", "model": {"centre_features": False}},
+    "no-skip": {"profile": "two-students", "model": {"discrepancy_skip": False}},
+    "random-start": {"profile": "two-students", "model": {"init": "random"}},
     # FA on frozen streams: these get the steps that joint training would have given them.
-    "staged": {"distill": {"steps": 280, "validate_every": 70}, "fa": {"joint_finetune": False}},
+    "staged": {
+        "profile": "two-students",
+        "distill": {"steps": 280, "validate_every": 70},
+        "fa": {"joint_finetune": False},
+    },
 }
 FIGURES = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
@@ -57,7 +56,9 @@ def line_settings(line: str, seed: int, datasets: Path) -> dict[str, Any]:
     """Where the line's images are, its textures and its seeds."""
     seeds = {section: {"seed": seed} for section in ("data", "synthesize", "distill", "fa")}
     if line == "sample":
-        return deep_merge(seeds, {"data": {"path": "sample", "license": "CC0-1.0"}})
+        own = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["lines"]["sample"]
+        del own["profile"]
+        return deep_merge(deep_merge(own, seeds), {"data": {"path": "sample"}})
     textures = {"synthesize": {"textures": str(datasets / "dtd_textures")}}
     if line == "bottle":
         return deep_merge(seeds, {**textures, "data": {"path": str(datasets / "mvtec_ad" / "bottle")}})

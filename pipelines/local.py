@@ -24,6 +24,7 @@ from pipelines.local_services import Services, check_store, clean_environment, d
 from pipelines.placement import USER, Images
 from stlm_core.config import LineConfig, load_line
 from stlm_core.errors import StlmError, UserError
+from stlm_core.teachers.registry import needed_weights
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -38,7 +39,7 @@ class LocalRun:
         self.params, self.state, self.images = params.resolve(), state.resolve(), images or Images()
 
     def prepare(self, line: str) -> tuple[LineConfig, Services]:
-        """Start the services, publish the line's data to the store, and have the teacher's weights.
+        """Start the services, publish the line's data to the store, and have the pretrained weights.
 
         Raises:
             UserError: no container engine, images that were not built, or data that cannot be published.
@@ -56,8 +57,8 @@ class LocalRun:
         _program(project, environment, "stlm", "data", "remote", "s3://stlm/dvc", "--endpoint", services.store)
         _program(project, environment, "stlm", "data", "publish", "--line", line)
         weights = {**clean_environment(), "STLM_WEIGHTS": str(self.state / "weights")}
-        if config.teacher.weights is None:
-            _program(project, weights, "stlm", "weights", "fetch", config.teacher.name)
+        for name in needed_weights(config.teacher, config.model):
+            _program(project, weights, "stlm", "weights", "fetch", name)
         return config, services
 
     def train(self, config: LineConfig, services: Services, *, force: bool = False) -> list[FailedContainer]:

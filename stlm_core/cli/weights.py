@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stlm_core.errors import UserError
+
 weights_app = typer.Typer(help="Fetch, list and verify the teachers' pretrained weights.", no_args_is_help=True)
 
 Params = Annotated[Path, typer.Option("--params", help="The project's params.yaml; the cache folder lies beside it.")]
@@ -14,7 +16,7 @@ Params = Annotated[Path, typer.Option("--params", help="The project's params.yam
 
 @weights_app.command("fetch")
 def fetch_command(
-    name: Annotated[str, typer.Argument(help="Name in `stlm weights list`, for example lite_medsam.")],
+    names: Annotated[list[str], typer.Argument(help="Names in `stlm weights list`, for example lite_medsam.")],
     source: Annotated[
         str | None, typer.Option("--from", help="https:// or s3:// address or path, in place of the usual source.")
     ] = None,
@@ -23,14 +25,17 @@ def fetch_command(
     ] = None,
     params: Params = Path("params.yaml"),
 ) -> None:
-    """Fetch a file into the cache folder and check its hash; an interrupted fetch continues."""
+    """Fetch files into the cache folder and check their hashes; an interrupted fetch continues."""
     from stlm_core.steps.weights import fetch_weights, weights_folder
 
-    fetched = fetch_weights(name, weights_folder(params.resolve().parent), source, sha256)
-    verb = "is there already" if fetched.reused else "fetched"
-    typer.echo(f"{name}: {verb}: {fetched.path} ({fetched.path.stat().st_size / 1e6:.1f} MB, sha256 verified)")
-    if fetched.custom:
-        typer.echo(f"to use it: set teacher.weights to its path and teacher.weights_sha256 to {fetched.sha256}")
+    if len(names) > 1 and (source is not None or sha256 is not None):
+        raise UserError("--from and --sha256 are for one file; name one")
+    for name in names:
+        fetched = fetch_weights(name, weights_folder(params.resolve().parent), source, sha256)
+        verb = "is there already" if fetched.reused else "fetched"
+        typer.echo(f"{name}: {verb}: {fetched.path} ({fetched.path.stat().st_size / 1e6:.1f} MB, sha256 verified)")
+        if fetched.custom:
+            typer.echo(f"to use it: set teacher.weights to its path and teacher.weights_sha256 to {fetched.sha256}")
 
 
 @weights_app.command("list")
@@ -64,4 +69,6 @@ def verify_command(
     for file in whole:
         typer.echo(f"{file.entry.name}: ok ({file.path})")
     if not whole:
-        typer.echo(f"{folder}: holds no weights yet; get the default with `stlm weights fetch lite_medsam`")
+        typer.echo(
+            f"{folder}: holds no weights yet; get the defaults with `stlm weights fetch efficientnet_lite0 lite_medsam`"
+        )

@@ -12,6 +12,7 @@ from stlm_core.export.model_card_findings import Findings
 
 Row = tuple[str, str]
 _STEM_STRIDE = {"conv3x3": 16, "conv1x1": 4}
+_FINEST = 4  # stride of the map where the teacher is the plain stream
 _DIGITS = frozenset("0123456789abcdef")
 
 
@@ -43,7 +44,8 @@ def plain(text: str) -> str:
 
 def grid(facts: ExportFacts) -> int:
     """Side of the grid on which the network decides, cells."""
-    return facts.detector.size // _STEM_STRIDE[facts.detector.stem]
+    stride = _FINEST if facts.detector.plain_stream == "teacher" else _STEM_STRIDE[facts.detector.stem]
+    return facts.detector.size // stride
 
 
 def seeds_text(seeds: Mapping[str, int]) -> str:
@@ -59,11 +61,17 @@ def architecture(facts: ExportFacts, making: Making) -> str:
         if facts.map_source == "fa"
         else "Their disagreement, position by position, is the anomaly map."
     )
+    streams = (
+        "One stream is the frozen teacher itself, which sees a part as it is; it taught the other, a TinyViT encoder "
+        "of a Segment Anything model, to see it as it should be,"
+        if facts.detector.plain_stream == "teacher"
+        else "Two TinyViT encoders share the two-way transformer of a Segment Anything decoder. A frozen teacher "
+        "taught one to see a part as it is, the other to see it as it should be,"
+    )
     return (
         f"A two-stream detector (SAM-guided two-stream lightweight model, arXiv 2402.19145) of "
-        f"{making.parameters / 1e6:.2f} million parameters. Two TinyViT encoders share the two-way transformer of a "
-        "Segment Anything decoder. A frozen teacher taught one to see a part as it is, the other to see it as it "
-        f"should be, from good parts with painted-in faults; defective parts were not used. {joined} The photograph "
+        f"{making.parameters / 1e6:.2f} million parameters. {streams} from good parts with painted-in faults; "
+        f"defective parts were not used. {joined} The photograph "
         f"is scaled to {size} x {size} pixels and judged on a grid of {cells} x {cells} cells; the score is the mean "
         f"of the {facts.top_pixels} largest pixels of the map, calibrated so that 0.5 is the threshold. Scaling, "
         "calibration and threshold are inside the file: input is uint8 RGB of any size and number, output a score, "

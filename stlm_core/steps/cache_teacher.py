@@ -10,12 +10,11 @@ from stlm_core.cache.store import belongs_to_shard, chunks_are_sound, fill, writ
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
 from stlm_core.models.tiny_vit import STRIDES
-from stlm_core.settings import TeacherConfig
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
-from stlm_core.teachers.registry import TEACHERS, load_teacher, locate_weights, teacher_facts
+from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teacher
 from stlm_core.training.optimisation import autocast_dtype, pick_device
 
 STEP = "cache-teacher"
@@ -34,24 +33,6 @@ def grid_side(config: LineConfig) -> int:
             f"image.size: {config.image.size} is not a multiple of {stride}, the stride of {config.model.stem}"
         )
     return config.image.size // stride
-
-
-def plain_teacher(config: LineConfig) -> TeacherConfig:
-    """The settings of a teacher that is the plain stream: it sees what the network sees.
-
-    Raises:
-        UserError: the teacher is too large for that, or it is set to see images of another size.
-    """
-    settings = config.teacher
-    if not teacher_facts(settings.name).pyramid:
-        able = ", ".join(name for name, facts in TEACHERS.items() if facts.pyramid)
-        raise UserError(f"model.plain_stream: `{settings.name}` cannot be the plain stream itself, only {able} can")
-    if settings.input_size not in (None, config.image.size):
-        raise UserError(
-            f"teacher.input_size: {settings.input_size}, but as the plain stream the teacher sees images of "
-            f"image.size, {config.image.size}; leave it null"
-        )
-    return settings.model_copy(update={"input_size": config.image.size})
 
 
 def cache_teacher(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
@@ -111,7 +92,7 @@ def _fill(
     settings = config.teacher
     plain = config.model.plain_stream == "teacher"
     if plain:
-        settings = plain_teacher(config)
+        settings = plain_teacher(settings, config.image.size)
     teacher = load_teacher(settings, weights_folder(config.root), config.root)
     autocast = autocast_dtype(settings.autocast, device)
     rows = (CleanPyramidRows if plain else TeacherRows)(

@@ -17,11 +17,10 @@ from stlm_core.models.sam_checkpoint import build_sam_parts
 from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.models.tiny_vit import TinyViT
 from stlm_core.seeding import derive_seed
-from stlm_core.steps.cache_teacher import plain_teacher
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
-from stlm_core.teachers.registry import load_teacher, locate_weights, teacher_facts
+from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teacher, teacher_facts
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import Outcome
 from stlm_core.training.pairs import TrainingPairs
@@ -77,7 +76,9 @@ def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detect
     detector = Detector(described, map_source=map_source)
     if isinstance(detector.streams, TeacherStreams):
         encoder = None if source == "random" else _sam_parts(config, source)[0]
-        teacher = load_teacher(plain_teacher(config), weights_folder(config.root), config.root)
+        teacher = load_teacher(
+            plain_teacher(config.teacher, config.image.size), weights_folder(config.root), config.root
+        )
         detector.streams.start_from(teacher.network.network, encoder)  # type: ignore[arg-type]
     elif source != "random":
         detector.streams.start_from(*_sam_parts(config, source))

@@ -10,7 +10,7 @@ from torch import nn
 
 from stlm_core.errors import UserError
 from stlm_core.models.efficientnet import PYRAMID
-from stlm_core.settings import TeacherConfig
+from stlm_core.settings import ModelConfig, TeacherConfig
 from stlm_core.teachers.base import Teacher, TeacherFacts
 from stlm_core.teachers.efficientnet import load_efficientnet
 from stlm_core.teachers.sam_tiny import load_tiny_sam
@@ -104,6 +104,31 @@ def teacher_input_size(config: TeacherConfig) -> int:
     if facts.multiple is not None and size % facts.multiple:
         raise UserError(f"teacher.input_size: {size} is not a multiple of {facts.multiple}, as {facts.name} needs")
     return size
+
+
+def plain_teacher(config: TeacherConfig, image_size: int) -> TeacherConfig:
+    """The settings of a teacher that is the plain stream: it sees what the network sees, ``image_size`` pixels a side.
+
+    Raises:
+        UserError: the teacher is too large for that, or it is set to see images of another size.
+    """
+    if not teacher_facts(config.name).pyramid:
+        able = ", ".join(name for name, facts in TEACHERS.items() if facts.pyramid)
+        raise UserError(f"model.plain_stream: `{config.name}` cannot be the plain stream itself; {able} can")
+    if config.input_size not in (None, image_size):
+        raise UserError(
+            f"teacher.input_size: {config.input_size}, but as the plain stream the teacher sees images of image.size, "
+            f"{image_size}; leave it null"
+        )
+    return config.model_copy(update={"input_size": image_size})
+
+
+def needed_weights(teacher: TeacherConfig, model: ModelConfig) -> list[str]:
+    """Entries of the weights catalogue that a training reads; not those that ``teacher.weights`` stands in for."""
+    names = [] if teacher.weights is not None else [teacher.name]
+    if model.init not in ("teacher", "random", teacher.name):
+        names.append(model.init)
+    return [teacher_facts(name).weights for name in names]
 
 
 def locate_weights(config: TeacherConfig, weights_dir: Path, root: Path = Path()) -> Path:

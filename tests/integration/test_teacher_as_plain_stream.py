@@ -1,0 +1,86 @@
+"""The default architecture through every step: the teacher is the plain stream, clean views alone are cached."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stlm_core.errors import UserError
+from stlm_core.models.detector import count_parameters, load_detector
+from stlm_core.steps.weights import fetch_weights
+from stlm_core.synthesis.bank import read_index
+
+pytestmark = pytest.mark.slow
+Stlm = Callable[..., subprocess.CompletedProcess[str]]
+LIVE = {
+    "teacher": {"name": "efficientnet_lite0", "input_size": None, "shard_views": 16},
+    "model": {"plain_stream": "teacher", "init": "lite_medsam"},
+    "fa": {"joint_finetune": False},
+}
+
+
+@pytest.fixture
+def live_project(small_project: Path, weights_dir: Path) -> Path:
+    """The small line with the teacher as its plain stream."""
+    try:
+        fetch_weights("efficientnet_lite0", weights_dir)
+    except UserError as error:
+        pytest.skip(f"the teacher's weights cannot be had: {error}")
+    change(small_project, LIVE)
+    return small_project
+
+
+def change(project: Path, settings: dict[str, dict[str, object]]) -> None:
+    params = project / "params.yaml"
+    tree = yaml.safe_load(params.read_text())
+    for section, values in settings.items():
+        tree["lines"]["small"][section] = tree["lines"]["small"].get(section, {}) | values
+    params.write_text(yaml.safe_dump(tree))
+
+
+def test_images_go_in_and_a_proven_file_of_half_the_size_comes_out(live_project: Path, stlm: Stlm) -> None:
+    stlm("run", "--line", "small")
+    outputs = live_project / "outputs" / "small"
+    parity = json.loads((outputs / "export" / "parity.json").read_text())
+    assert parity["passed"] is True
+    detector = load_detector(outputs / "train-fa" / "detector.safetensors")
+    assert detector.facts.plain_stream == "teacher"
+    assert count_parameters(detector) < 8.5e6
+    assert float(detector.streams.get_buffer("deviation_0").std()) > 0  # the line's own statistics
+    assert (outputs / "export" / "model.onnx").stat().st_size < 40e6
+    index = read_index(outputs / "synthesize" / "index.parquet")
+    keys = json.loads((outputs / "cache-teacher" / "index.json").read_text())["keys"]
+    assert len(keys) == len(index)
+    assert len(set(keys)) == int((index["variant"] == 0).sum())  # pseudo-anomalous views are never computed
+    assert "One stream is the frozen teacher itself" in (outputs / "export" / "model_card.md").read_text()
+
+
+def test_the_whole_detector_may_be_fine_tuned_jointly(live_project: Path, stlm: Stlm) -> None:
+    change(live_project, {"fa": {"joint_finetune": True}})
+    for step in ("validate", "synthesize", "cache-teacher", "distill", "train-fa"):
+        stlm(step, "--line", "small")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher": {"name": "lite_medsam"}}, "model.plain_stream: `lite_medsam` cannot be the plain stream itself"),
+        ({"teacher": {"input_size": 64}}, "teacher.input_size: 64, but as the plain stream the teacher sees images of"),
+        ({"model": {"init": "teacher"}}, "plain_stream: teacher needs stem: conv3x3, and init: lite_medsam"),
+        ({"model": {"stem": "conv1x1"}}, "plain_stream: teacher needs stem: conv3x3"),
+    ],
+)
+def test_what_cannot_be_a_plain_stream_is_said_at_once(
+    live_project: Path, stlm: Stlm, settings: dict[str, dict[str, object]], message: str
+) -> None:
+    stlm("validate", "--line", "small")
+    stlm("synthesize", "--line", "small")
+    change(live_project, settings)
+    done = stlm("cache-teacher", "--line", "small", check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
