@@ -1,6 +1,7 @@
 """Time of one image: the exported file against PyTorch, and against a student-teacher peer.
 
-    python benchmarks/inference_speed.py [--size 256] [--threads 2] [--detector FILE] [--json FILE] [--quick]
+    python benchmarks/inference_speed.py [--size 256] [--threads 2] [--detector FILE | --plain-stream student]
+                                         [--json FILE] [--quick]
 
 Pixels in memory to score, map and decision. The peer is STFPM with ResNet-18 (two networks, three feature maps,
 cosine distances), written here from its paper, in PyTorch and as ONNX. Weights do not change the time and are random
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="turns of every contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--detector", type=Path, help="a detector.safetensors; default: random weights")
+    parser.add_argument("--plain-stream", choices=["teacher", "student"], default="teacher")
     parser.add_argument("--quick", action="store_true", help="three turns")
     parser.add_argument("--json", type=Path, help="write the results there too")
     options = parser.parse_args()
@@ -147,7 +149,7 @@ def main() -> None:
     detector = (
         load_detector(options.detector)
         if options.detector
-        else Detector(DetectorFacts(options.size, "conv3x3", "unit"))
+        else Detector(DetectorFacts(options.size, "conv3x3", "unit", plain_stream=options.plain_stream))
     )
     shipped, peer = ShippedDetector(detector.eval(), 0.5, 1.0).eval(), Stfpm().eval()
     pixels = torch.randint(0, 256, (1, options.size, options.size, 3), dtype=torch.uint8)

@@ -32,7 +32,7 @@ _SLOPE, _OFFSET = 3.0, 6.0
 
 
 class DenoisingStudent(nn.Module):
-    """A TinyViT whose stages of strides 4, 8 and 16 each yield the teacher's map of that stride; 7.0 M parameters.
+    """A TinyViT whose stages of strides 4, 8 and 16 each yield the teacher's map of that stride; 6.55 M parameters.
 
     Images (N, 3, S, S), normalised, S a multiple of 16, to three maps of the channels and strides of PYRAMID.
     """
@@ -64,7 +64,7 @@ class DenoisingStudent(nn.Module):
 
 
 class TeacherStreams(nn.Module):
-    """Normalised images (N, 3, S, S), float, to :class:`StreamFeatures` of three maps; 7.9 M parameters.
+    """Normalised images (N, 3, S, S), float, to :class:`StreamFeatures` of three maps; 7.25 M parameters.
 
     ``normalisation``: of the images. ``mean`` and ``deviation`` of the teacher's channels over the line's good images
     standardise its maps before they are L2-normalised, so that no channel rules the cosine. The student yields
@@ -147,7 +147,7 @@ class TeacherStreams(nn.Module):
 
 
 class PyramidAggregation(FeatureAggregation):
-    """FA over three strides: the network works at stride 8, its logits are (N, S/4, S/4); 0.4 M parameters."""
+    """FA over three strides: the network works at stride 8, its logits are (N, S/4, S/4); 0.36 M parameters."""
 
     def __init__(self, discrepancy_skip: bool = True) -> None:
         super().__init__(discrepancy_skip, sum(width for width, _ in PYRAMID), _REFINER_WIDTH)
