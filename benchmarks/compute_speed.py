@@ -27,12 +27,12 @@ from stlm_core.cache.features import to_grid
 from stlm_core.models.detector import Detector, DetectorFacts
 from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.tiny_vit import TinyViT
-from stlm_core.settings import FaConfig
 from stlm_core.teachers.base import Teacher
 from stlm_core.teachers.registry import teacher_facts
 from stlm_core.teachers.sam_tiny import TinySam
 from stlm_core.training.losses import aggregation_loss, distillation_loss, mask_to_grid
 from stlm_core.training.optimisation import autocast_dtype, build_optimiser
+from stlm_core.training_settings import FaConfig
 
 SIZE, GRID, BATCH = 256, 16, 4
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}

@@ -32,7 +32,6 @@ from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.teacher_stream import TeacherStreams, pack_pyramid
 from stlm_core.models.tiny_vit import TinyViT
 from stlm_core.models.two_stream import StreamFeatures
-from stlm_core.settings import OptimiserConfig
 from stlm_core.synthesis.bank import Bank
 from stlm_core.teachers.base import Teacher
 from stlm_core.teachers.efficientnet import EfficientNetMaps
@@ -41,6 +40,7 @@ from stlm_core.teachers.sam_tiny import TinySam
 from stlm_core.training.losses import distillation_loss
 from stlm_core.training.optimisation import autocast_dtype, build_optimiser, trained_parameters
 from stlm_core.training.pairs import Batch, TrainingPairs
+from stlm_core.training_settings import OptimiserConfig
 
 SIZE, GRID, BATCH, IMAGES = 256, 16, 8, 16
 CPU = torch.device("cpu")

@@ -20,10 +20,8 @@ from stlm_core.errors import UserError
 from stlm_core.promote_settings import PromoteConfig
 from stlm_core.settings import (
     DataConfig,
-    DistillConfig,
     EvaluateConfig,
     ExportConfig,
-    FaConfig,
     ImageConfig,
     ModelConfig,
     RegisterConfig,
@@ -34,6 +32,7 @@ from stlm_core.settings import (
     ValidateConfig,
 )
 from stlm_core.settings_section import Section
+from stlm_core.training_settings import DistillConfig, FaConfig
 
 LINE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 SECTIONS = (

@@ -11,6 +11,8 @@ from stlm_core.settings_section import Fraction, Section
 
 # What a rule does; YAML reads a bare `off` as false.
 Severity = Annotated[Literal["warn", "fail", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+# Names of the kinds of pseudo anomaly in stlm_core.synthesis.families.
+FamilyName = Literal["perlin", "patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap"]
 # Names of the adapters in stlm_core.data.adapters.
 Format = Literal[
     "mvtec",
@@ -122,6 +124,11 @@ class SynthesizeConfig(Section):
     ``perlin_max_exponent`` the largest power of two of the noise scale per axis; ``perlin_threshold`` the noise,
     in [-1, 1], above which a pixel is anomalous; ``textures`` a folder of images, or null for the embedded
     procedural set; ``rotation`` the pose policy of the line: none, small (+-5 degrees), quarter turns, or any.
+
+    Beyond the paper (docs/decisions/0016): ``families`` are the kinds of anomaly that are drawn, of which ``perlin`` is
+    the paper's; ``fresh`` draws a new pose, light and anomaly in every training step instead of keeping K variants, and
+    gives validation a fifth of the textures, which training then does not use; ``light`` is the share by which
+    brightness and contrast of fresh views vary. ``fresh`` needs a teacher that is the plain stream.
     """
 
     variants: int = Field(4, ge=1, le=64)
@@ -131,6 +138,9 @@ class SynthesizeConfig(Section):
     perlin_threshold: float = Field(0.5, gt=0, lt=1)
     textures: str | None = None
     rotation: Literal["none", "small", "quarter", "any"] = "none"
+    families: tuple[FamilyName, ...] = Field(("perlin",), min_length=1)
+    fresh: bool = False
+    light: Fraction = Field(0.0, ge=0, le=0.5)
     seed: int = 0
 
 
@@ -164,6 +174,11 @@ class ModelConfig(Section):
     named TinyViT checkpoint, or ``random`` encoders as in the paper's reference, with a TinyViT teacher's decoder.
     ``centre_features`` compares features relative to the teacher's mean over the line's good images (beyond the paper).
     ``discrepancy_skip`` lets FA refine the streams' discrepancy instead of replacing it (beyond the paper).
+
+    ``aggregation``: the paper's FA over the streams' agreement, or a decoder that sees the plain stream's own maps too
+    (beyond the paper, docs/decisions/0016). ``denoising_stream: false`` leaves the second stream out, so that such a
+    decoder judges alone; training and inference then take a third of the time. ``memory``: how many features of good
+    parts are remembered, whose distance is added to the decoder's logits; 0 for none.
     """
 
     plain_stream: Literal["student", "teacher"] = "student"
@@ -171,6 +186,19 @@ class ModelConfig(Section):
     init: Literal["teacher", "lite_medsam", "mobile_sam", "random"] = "teacher"
     centre_features: bool = True
     discrepancy_skip: bool = True
+    aggregation: Literal["agreement", "decoder"] = "agreement"
+    denoising_stream: bool = True
+    memory: int = Field(0, ge=0, le=20_000)
+
+    @model_validator(mode="after")
+    def _a_decoder_sees_the_teachers_maps(self) -> Self:
+        if self.aggregation == "decoder" and self.plain_stream != "teacher":
+            raise ValueError("aggregation: decoder needs plain_stream: teacher")
+        if not self.denoising_stream and self.aggregation != "decoder":
+            raise ValueError("denoising_stream: false needs aggregation: decoder")
+        if self.memory and self.aggregation != "decoder":
+            raise ValueError("memory needs aggregation: decoder")
+        return self
 
     @model_validator(mode="after")
     def _a_teacher_as_plain_stream_has_its_strides(self) -> Self:
@@ -179,60 +207,16 @@ class ModelConfig(Section):
         return self
 
 
-class OptimiserConfig(Section):
-    """``name`` with its learning rate and decay; ``schedule`` over all steps after a linear warm-up."""
-
-    name: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: float = Field(5e-4, gt=0)
-    head_lr: float | None = Field(None, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    warmup_fraction: Fraction = Field(0.05, ge=0, lt=1)
-    clip_norm: float | None = Field(1.0, gt=0)
-
-
-class TrainingConfig(Section):
-    """What the two training stages have in common. Counts are steps; ``batch_size`` is images."""
-
-    steps: int = Field(400, ge=1)
-    batch_size: int = Field(4, ge=1)
-    optimiser: OptimiserConfig = OptimiserConfig()
-    validate_every: int = Field(100, ge=1)
-    checkpoint_every: int = Field(50, ge=1)
-    autocast: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    seed: int = 0
-
-
-class DistillConfig(TrainingConfig):
-    """Training of the two-stream model on the teacher's cached features."""
-
-
-class FaConfig(TrainingConfig):
-    """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too.
-
-    ``optimiser.lr`` is for the residual blocks, ``optimiser.head_lr`` (null: the same) for pyramid and head,
-    ``stream_lr`` for the streams, ``skip_lr`` for the two numbers of the discrepancy skip.
-    """
-
-    joint_finetune: bool = True
-    stream_lr: float = Field(1e-4, gt=0)
-    skip_lr: float = Field(0.02, gt=0)
-    distill_weight: float = Field(1.0, ge=0)
-    focal_gamma: float = Field(4.0, ge=0)
-    l1_weight: float = Field(1.0, ge=0)
-
-
 class EvaluateConfig(Section):
     """Scores, the operating point and the report.
 
     ``top_pixels`` the image score is the mean of that many largest pixels of the map at network size;
-    ``false_reject_budget`` the share of good parts that may be rejected.
+    ``false_reject_budget`` the share of good parts that may be rejected; ``map_source`` where the map comes from, for
+    comparisons: see :class:`~stlm_core.models.detector.Detector`.
     """
 
     top_pixels: int = Field(100, ge=1)
-    map_source: Literal["fa", "tlm"] = "fa"
+    map_source: Literal["fa", "tlm", "fa-alone"] = "fa"
     false_reject_budget: Fraction = Field(0.05, gt=0, lt=1)
     report_images: int = Field(24, ge=0, le=500)
     batch_size: int = Field(4, ge=1)

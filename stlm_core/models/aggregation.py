@@ -64,6 +64,8 @@ class FeatureAggregation(nn.Module):
     departure from the normal, instead of having to learn from pseudo anomalies alone what one looks like.
     """
 
+    covered = 0.5  # share of a cell that must be anomalous for the cell to be
+
     def __init__(self, discrepancy_skip: bool = True, inputs: int = MAPS * EMBED_DIM, width: int = _WIDTH) -> None:
         super().__init__()
         self.discrepancy_skip = discrepancy_skip

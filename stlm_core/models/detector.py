@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,13 +17,15 @@ from torch.nn import functional as F
 from stlm_core.errors import UserError
 from stlm_core.models.aggregation import FeatureAggregation
 from stlm_core.models.preprocessing import Normalisation, Preprocess
+from stlm_core.models.pyramid_decoder import PyramidDecoder
 from stlm_core.models.sam_checkpoint import load_strict
 from stlm_core.models.teacher_stream import PyramidAggregation, TeacherStreams
 from stlm_core.models.tiny_vit import Stem
-from stlm_core.models.two_stream import TwoStreamModel
+from stlm_core.models.two_stream import StreamFeatures, TwoStreamModel
 
-MapSource = Literal["fa", "tlm"]
+MapSource = Literal["fa", "tlm", "fa-alone"]
 PlainStream = Literal["student", "teacher"]
+Aggregation = Literal["agreement", "decoder"]
 RAW_LIMIT = 1e-6  # raw scores are kept this far from 0 and 1 before the logit
 _JUST_OVER_HALF = 0.5 + 2.0**-24  # the float32 next to 0.5
 _METADATA_KEY = "stlm"
@@ -34,7 +37,9 @@ class DetectorFacts:
 
     ``size``: side of the network input, pixels; ``discrepancy_skip``: see
     :class:`~stlm_core.models.aggregation.FeatureAggregation`; ``plain_stream``: a student as in the paper, or the
-    teacher itself, see :mod:`stlm_core.models.teacher_stream`; ``teacher``: name and weight digest, for the record.
+    teacher itself, see :mod:`stlm_core.models.teacher_stream`; ``teacher``: name and weight digest, for the record;
+    ``aggregation``: the paper's, or :mod:`stlm_core.models.pyramid_decoder`, which needs no ``denoising`` stream;
+    ``memory``: vectors in the :class:`~stlm_core.models.feature_memory.FeatureMemory`, 0 for none.
     """
 
     size: int
@@ -44,14 +49,20 @@ class DetectorFacts:
     teacher_sha256: str = ""
     discrepancy_skip: bool = True
     plain_stream: PlainStream = "student"
+    aggregation: Aggregation = "agreement"
+    denoising: bool = True
+    memory: int = 0
 
 
 class Detector(nn.Module):
     """uint8 (N, H, W, 3) RGB of any H and W to raw image scores (N,) and anomaly maps (N, H, W), in [0, 1].
 
     The image score is the mean of the ``top_pixels`` largest pixels of the map at network size (paper section
-    3.4), so it does not depend on H and W. The map comes from FA, or with ``map_source`` "tlm" from the streams'
-    discrepancy alone, scaled by its largest possible value.
+    3.4), so it does not depend on H and W.
+
+    The map comes from FA; where there is a memory, from the mean of FA's logits and the memory's standardised distance.
+    With ``map_source`` "fa-alone" the memory is not asked; with "tlm" FA is not: the map is then the streams'
+    discrepancy over its largest possible value, or without a denoising stream the memory's distance.
     """
 
     def __init__(self, facts: DetectorFacts, top_pixels: int = 100, map_source: MapSource = "fa") -> None:
@@ -61,9 +72,14 @@ class Detector(nn.Module):
         self.map_source = map_source
         self.preprocess = Preprocess(facts.size, facts.normalisation)
         self.streams: TwoStreamModel | TeacherStreams
+        self.aggregation: FeatureAggregation | PyramidDecoder
         if facts.plain_stream == "teacher":
-            self.streams = TeacherStreams(facts.normalisation)
-            self.aggregation: FeatureAggregation = PyramidAggregation(facts.discrepancy_skip)
+            self.streams = TeacherStreams(facts.normalisation, facts.denoising, facts.memory)
+            self.aggregation = (
+                PyramidDecoder(facts.denoising)
+                if facts.aggregation == "decoder"
+                else PyramidAggregation(facts.discrepancy_skip)
+            )
         else:
             self.streams = TwoStreamModel(facts.stem)
             self.aggregation = FeatureAggregation(facts.discrepancy_skip)
@@ -71,10 +87,21 @@ class Detector(nn.Module):
     def grid_map(self, x: Tensor) -> Tensor:
         """Normalised images (N, 3, S, S) to the anomaly map on the feature grid, (N, h, w) in [0, 1]."""
         features = self.streams(x)
-        if self.map_source == "tlm":
+        if self.map_source == "tlm" and features.denoising:
             return self.streams.anomaly_map(features)
-        out: Tensor = self.aggregation(features).sigmoid()
-        return out
+        if self.map_source == "tlm":
+            return self._unfamiliar(features, (self.facts.size // 2,) * 2).sigmoid()
+        logits: Tensor = self.aggregation(features)
+        if self.map_source == "fa" and self.facts.memory:
+            logits = (logits + self._unfamiliar(features, logits.shape[-2:])) / 2
+        return logits.sigmoid()
+
+    def _unfamiliar(self, features: StreamFeatures, side: Sequence[int]) -> Tensor:
+        """The memory's standardised distance map at ``side``, (N, h, w)."""
+        if not isinstance(self.streams, TeacherStreams) or self.streams.memory is None:
+            raise UserError("evaluate.map_source: tlm needs a second stream or a memory; this detector has neither")
+        unfamiliar: Tensor = self.streams.memory(self.streams.remembered(features), side)
+        return unfamiliar
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         grid = self.grid_map(self.preprocess(image))[:, None]

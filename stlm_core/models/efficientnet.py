@@ -13,6 +13,7 @@ _STEM_WIDTH = 32
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
 _TAPS = (2, 4, 10)  # last block of strides 4, 8 and 16
 PYRAMID = ((24, 4), (40, 8), (112, 16))  # channels and stride of what the network yields
+FINEST = (16, 2)  # of the map that `with_finest` yields besides
 
 
 class ConvNorm(nn.Module):
@@ -65,10 +66,14 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.with_finest(image)[1:]
+
+    def with_finest(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The map of :data:`FINEST` before those of :data:`PYRAMID`."""
         x = self.stem(image)
         taps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in _TAPS:
+            if index == 0 or index in _TAPS:
                 taps.append(x)
         return tuple(taps)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from stlm_core.models.aggregation import FeatureAggregation
 from stlm_core.models.efficientnet import PYRAMID, EfficientNetLite0
+from stlm_core.models.feature_memory import FeatureMemory, blurred
 from stlm_core.models.preprocessing import NORMALISATIONS, Normalisation
 from stlm_core.models.tiny_vit import EMBED_DIM, PatchMerging, Stage, TinyViT
 from stlm_core.models.two_stream import StreamFeatures, spread
@@ -68,13 +69,15 @@ class TeacherStreams(nn.Module):
 
     ``normalisation``: of the images. ``mean`` and ``deviation`` of the teacher's channels over the line's good images
     standardise its maps before they are L2-normalised, so that no channel rules the cosine. The student yields
-    standardised maps. The teacher stays frozen and in eval mode.
+    standardised maps. The teacher stays frozen and in eval mode. Without ``denoising`` there is no student, and
+    0.70 M parameters are left. ``memory``: number of features of good parts to remember, 0 for no such memory.
     """
 
-    def __init__(self, normalisation: Normalisation) -> None:
+    def __init__(self, normalisation: Normalisation, denoising: bool = True, memory: int = 0) -> None:
         super().__init__()
+        self.memory = FeatureMemory(memory) if memory else None
         self.plain = EfficientNetLite0().requires_grad_(False).eval()
-        self.denoising = DenoisingStudent()
+        self.denoising = DenoisingStudent() if denoising else None
         for number, (width, _) in enumerate(PYRAMID):
             self.register_buffer(f"mean_{number}", torch.zeros(width))
             self.register_buffer(f"deviation_{number}", torch.ones(width))
@@ -93,21 +96,33 @@ class TeacherStreams(nn.Module):
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Whether the student is trained; the teacher never is."""
-        self.denoising.requires_grad_(requires_grad)
+        if self.denoising is not None:
+            self.denoising.requires_grad_(requires_grad)
         return self
 
     def forward(self, image: Tensor) -> StreamFeatures:
+        finest, *maps = self._teacher_maps(image)
+        context = self._standardised(maps)
+        plain = [F.normalize(one, dim=1) for one in context]
+        return StreamFeatures(plain, self.students(image).denoising, [finest, *context])
+
+    def students(self, image: Tensor) -> StreamFeatures:
+        """Features of the stream that is trained: the denoising one, where there is one."""
+        found = [] if self.denoising is None else self.denoising(image)
+        return StreamFeatures([], [F.normalize(one.float(), dim=1) for one in found])
+
+    @torch.no_grad()
+    def teach(self, clean: Tensor) -> StreamFeatures:
+        """What :meth:`students` should yield, from the normalised clean counterparts (N, 3, S, S) themselves."""
+        return StreamFeatures([], self.standardise(self._teacher_maps(clean)[1:]))
+
+    def _teacher_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The teacher's maps of strides 2, 4, 8 and 16 of an image that is normalised as the student wants it."""
         seen = image * self.get_buffer("_scale") + self.get_buffer("_shift")
         if torch.is_autocast_enabled(image.device.type):  # training: the teacher in full precision, as in the cache
             with torch.autocast(image.device.type, enabled=False):
-                plain = self.standardise(self.plain(seen))
-        else:
-            plain = self.standardise(self.plain(seen))
-        return StreamFeatures(plain, self.students(image).denoising)
-
-    def students(self, image: Tensor) -> StreamFeatures:
-        """Features of the stream that is trained: the denoising one."""
-        return StreamFeatures([], [F.normalize(one.float(), dim=1) for one in self.denoising(image)])
+                return self.plain.with_finest(seen)
+        return self.plain.with_finest(seen)
 
     def targets(self, observed: Tensor, clean: Tensor) -> StreamFeatures:
         """What :meth:`students` should yield, from the packed features of the clean counterpart, (N, 1, C, h, w)."""
@@ -115,15 +130,23 @@ class TeacherStreams(nn.Module):
 
     def standardise(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's maps as both streams are compared, L2-normalised over the channels."""
+        return [F.normalize(one, dim=1) for one in self._standardised(maps)]
+
+    def _standardised(self, maps: Sequence[Tensor]) -> list[Tensor]:
         standard = []
         for number, one in enumerate(maps):
             mean, deviation = self.get_buffer(f"mean_{number}"), self.get_buffer(f"deviation_{number}")
-            standard.append(F.normalize((one - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1), dim=1))
+            standard.append((one - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1))
         return standard
 
     def anomaly_map(self, features: StreamFeatures) -> Tensor:
         """Geometric mean over the maps of the distance over its largest value, blurred; (N, S/4, S/4) in [0, 1]."""
         return log_discrepancy(features).exp().clamp(0, 1)
+
+    def remembered(self, features: StreamFeatures) -> list[Tensor]:
+        """The maps that the memory compares: the teacher's own, but for a shift that no distance sees."""
+        coarser = features.context[1:]
+        return [one * self.get_buffer(f"deviation_{number}").view(1, -1, 1, 1) for number, one in enumerate(coarser)]
 
     def set_statistics(self, mean: Tensor, mean_square: Tensor) -> None:
         """Standardise by the packed features' mean and mean square over the good images, each (1, C)."""
@@ -141,7 +164,7 @@ class TeacherStreams(nn.Module):
         """Copy the teacher, and into the student a SAM encoder where one is given (stems as in
         :meth:`~stlm_core.models.two_stream.TwoStreamModel.start_from`)."""
         self.plain.load_state_dict(teacher.state_dict())
-        if encoder is not None:
+        if encoder is not None and self.denoising is not None:
             weights, own = encoder.state_dict(), self.denoising.encoder.state_dict()
             self.denoising.encoder.load_state_dict({key: spread(weights[key], value) for key, value in own.items()})
 
@@ -175,11 +198,7 @@ def log_discrepancy(features: StreamFeatures) -> Tensor:
         for p, d in zip(features.plain, features.denoising, strict=True)
     ]
     mean = torch.stack(logs).mean(0)
-    offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, dtype=mean.dtype, device=mean.device)
-    bell = torch.exp(-(offsets**2) / 2)
-    bell = bell / bell.sum()
-    padded = F.pad(mean, (_BLUR_RADIUS,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, bell.view(1, 1, 1, -1)), bell.view(1, 1, -1, 1))[:, 0]
+    return blurred(mean, 1.0, _BLUR_RADIUS)[:, 0]
 
 
 def pack_pyramid(maps: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ is wrong with the part.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,10 +22,12 @@ LARGEST_DISCREPANCY = 2.0**MAPS  # opposed features in every map
 
 
 class StreamFeatures(NamedTuple):
-    """Per stream the two maps, each (N, 256, h, w) and L2-normalised over channels."""
+    """Per stream its maps, two of (N, 256, h, w) in the paper, L2-normalised over channels; empty for a stream that
+    there is not. ``context``: the plain stream's maps as they are, for a feature aggregation that sees them."""
 
     plain: list[Tensor]
     denoising: list[Tensor]
+    context: Sequence[Tensor] = ()
 
 
 class TwoStreamModel(nn.Module):

@@ -5,15 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from stlm_core.config import LineConfig
+from stlm_core.files import write_bytes_atomic
 from stlm_core.models.detector import save_streams
+from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.parallel_training import count_processes, run_training
-from stlm_core.steps.training import INPUT_SECTIONS, new_detector, open_data, training_inputs, write_selection
+from stlm_core.steps.training import (
+    INPUT_SECTIONS,
+    new_detector,
+    open_data,
+    to_device,
+    training_inputs,
+    write_selection,
+)
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.distill import Distillation
 from stlm_core.training.distributed import Ranks
-from stlm_core.training.loop import run_loop
-from stlm_core.training.optimisation import pick_device
+from stlm_core.training.loop import CURVE, Outcome, run_loop
+from stlm_core.training.optimisation import pick_device, trained_parameters
+from stlm_core.training.remember import fit_memory
 from stlm_core.training.validation import PseudoValidation
 
 STEP = "distill"
@@ -46,8 +56,21 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     detector = new_detector(config, "tlm", seed=config.distill.seed)
     if config.model.centre_features:
         detector.streams.set_statistics(*ranks.from_main(pairs.moments))
-    detector.to(device)
-    task = Distillation(detector, pairs, PseudoValidation(bank), config.distill, device, ranks)
+    if isinstance(detector.streams, TeacherStreams) and detector.streams.memory is not None:
+        memory = detector.streams.memory
+        found = ranks.from_main(lambda: fit_memory(to_device(detector, device), bank, config.distill.seed, device))
+        for kept, value in zip((memory.vectors, memory.centre, memory.deviation), found, strict=True):
+            kept.copy_(value)
+    if not trained_parameters(detector.streams):
+        if ranks.main:
+            save_streams(folder / STREAMS, detector)
+            write_selection(folder, Outcome(0, {}))
+            write_bytes_atomic(folder / CURVE, b"step,train_total\n")
+        return (
+            f"{config.model.memory} features remembered; nothing to distill: the plain stream is the teacher, and the "
+            "line has no denoising stream"
+        )
+    task = Distillation(to_device(detector, device), pairs, PseudoValidation(bank), config.distill, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.distill, folder, device, ranks)
     if ranks.main:
         save_streams(folder / STREAMS, detector)

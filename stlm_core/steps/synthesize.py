@@ -17,8 +17,8 @@ SECTIONS = ("image", "data", "synthesize")
 
 
 def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
-    """Write ``views.npy``, ``masks.npy``, ``index.parquet`` (:mod:`stlm_core.synthesis.bank`) and
-    ``figures/preview.png``.
+    """Write ``views.npy``, ``masks.npy``, ``index.parquet`` (:mod:`stlm_core.synthesis.bank`), with
+    ``synthesize.fresh`` the textures for training as ``textures.npy``, and ``figures/preview.png``.
 
     Raises:
         UserError: the manifest or a texture folder is missing, or an image or texture is unreadable.

@@ -9,7 +9,14 @@ from stlm_core.models.detector import load_streams, save_detector
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.distill import STREAMS
 from stlm_core.steps.parallel_training import count_processes, run_training
-from stlm_core.steps.training import INPUT_SECTIONS, new_detector, open_data, training_inputs, write_selection
+from stlm_core.steps.training import (
+    INPUT_SECTIONS,
+    new_detector,
+    open_data,
+    to_device,
+    training_inputs,
+    write_selection,
+)
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.aggregate import Aggregation
 from stlm_core.training.distributed import Ranks
@@ -46,7 +53,7 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     bank, pairs = open_data(config, workspace, ranks)
     detector = new_detector(config, "fa", seed=config.fa.seed)
     load_streams(workspace.need("distill", STREAMS), detector)
-    task = Aggregation(detector.to(device), pairs, PseudoValidation(bank), config.fa, device, ranks)
+    task = Aggregation(to_device(detector, device), pairs, PseudoValidation(bank), config.fa, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.fa, folder, device, ranks)
     if ranks.main:
         save_detector(folder / DETECTOR, detector)

@@ -23,10 +23,11 @@ from stlm_core.files import sha256_file
 from stlm_core.progress import progress
 from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.bank import INDEX, INDEX_COLUMNS, MASKS, VIEWS, ArrayWriter, Bank
-from stlm_core.synthesis.blend import pseudo_anomaly
+from stlm_core.synthesis.mixture import anomaly
+from stlm_core.synthesis.packed_textures import TEXTURES, pack_textures
 from stlm_core.synthesis.plan import PlannedImage, SourceImage, plan_views
 from stlm_core.synthesis.rotation import rotate
-from stlm_core.synthesis.textures import TextureSource
+from stlm_core.synthesis.textures import TextureSource, held_back
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -53,14 +54,8 @@ def render(
         if planned.variant == 0:
             views[slot] = rotate(original, planned.degrees)
             continue
-        views[slot], masks[slot] = pseudo_anomaly(
-            views[planned.clean_view - first],
-            textures,
-            np.random.default_rng(planned.seed),
-            beta_max=settings.beta_max,
-            max_exponent=settings.perlin_max_exponent,
-            threshold=settings.perlin_threshold,
-        )
+        clean = views[planned.clean_view - first]
+        views[slot], masks[slot] = anomaly(clean, original, textures, np.random.default_rng(planned.seed), settings)
     return RenderedImage(views, masks, tuple(hashlib.sha256(view.data).hexdigest() for view in views))
 
 
@@ -78,7 +73,9 @@ def build_bank(
     """Write the bank of ``sources`` (files under ``root``) into ``folder``, ``size`` pixels a side, and open it.
 
     The result does not depend on ``workers`` (default: one thread a core; OpenCV and Pillow release the interpreter
-    lock). At most ``2 * workers`` images and their views are in memory at once, whatever the number of images.
+    lock). With ``settings.fresh`` the textures are divided between the training steps, for which they are packed, and
+    the validation images. At most ``2 * workers`` images and their views are in memory at once, whatever the number of
+    images.
 
     Raises:
         UserError: no image is given, one is unreadable or has changed since it was validated, or a texture is
@@ -87,6 +84,10 @@ def build_bank(
     plans = plan_views(sources, settings)
     if not plans:
         raise UserError(f"{root}: no good training or validation images; see the validate step's report")
+    for_training: TextureSource | None = None
+    if settings.fresh:
+        for_training, textures = held_back(textures)
+    pack_textures(folder / TEXTURES, for_training, size)
     workers = workers or len(os.sched_getaffinity(0))
     total = sum(len(plan.views) for plan in plans)
 

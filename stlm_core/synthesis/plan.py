@@ -47,6 +47,8 @@ class PlannedImage:
 def plan_views(sources: Sequence[SourceImage], settings: SynthesizeConfig) -> list[PlannedImage]:
     """The views of every image: the clean one, K variants, and before a variant its clean pose if that is a new one.
 
+    With ``settings.fresh`` the training images have no variants: theirs are drawn while training.
+
     A variant's seed depends on the configured seed, the image's bytes and the variant's number, never on the other
     images or their order; only the row numbers do.
     """
@@ -54,7 +56,8 @@ def plan_views(sources: Sequence[SourceImage], settings: SynthesizeConfig) -> li
     for source in sorted(sources, key=lambda image: image.path):
         views = [PlannedView(row, 0, row, 0.0, 0)]
         pose_rows = {0.0: row}
-        for variant in range(1, settings.variants + 1):
+        variants = 0 if settings.fresh and source.split == "train" else settings.variants
+        for variant in range(1, variants + 1):
             seed = derive_seed("synthesize", settings.seed, source.sha256, variant)
             pose_seed = derive_seed("pose", seed)
             degrees = draw_rotation(settings.rotation, np.random.default_rng(pose_seed))

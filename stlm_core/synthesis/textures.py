@@ -60,6 +60,32 @@ class _BoundedCache:
         return made
 
 
+@dataclass(frozen=True)
+class SomeTextures:
+    """The textures ``numbers`` of ``source``."""
+
+    source: TextureSource
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def texture(self, number: int) -> Texture:
+        return self.source.texture(self.numbers[number])
+
+
+def held_back(source: TextureSource) -> tuple[TextureSource, TextureSource]:
+    """Two sets that share no texture: four of five for training, every fifth for validation.
+
+    A source of fewer than five has none to spare and is both.
+    """
+    every_fifth = tuple(range(0, len(source), 5))
+    if len(source) < 5:
+        return source, source
+    others = tuple(number for number in range(len(source)) if number % 5)
+    return SomeTextures(source, others), SomeTextures(source, every_fifth)
+
+
 class FolderTextures:
     """All images under ``folder``, DTD for example, read when first drawn and kept at most ``side`` pixels long.
 

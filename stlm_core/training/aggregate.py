@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
 
+import torch
+from torch import Tensor, nn
+
+from stlm_core.models.aggregation import FeatureAggregation
 from stlm_core.models.detector import Detector
-from stlm_core.settings import FaConfig
+from stlm_core.models.pyramid_decoder import PyramidDecoder
 from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.losses import aggregation_loss, distillation_loss, mask_to_grid
 from stlm_core.training.optimisation import build_optimiser, trained_parameters
-from stlm_core.training.pairs import TrainingPairs
+from stlm_core.training.pairs import TrainingPairs, targets_of
 from stlm_core.training.validation import PseudoValidation
+from stlm_core.training_settings import FaConfig
 
 
 class Aggregation:
@@ -32,15 +36,7 @@ class Aggregation:
         ranks: Ranks = ALONE,
     ) -> None:
         self.module = detector
-        groups = [
-            (detector.aggregation.residual.parameters(), config.optimiser.lr),
-            (
-                [*detector.aggregation.pyramid.parameters(), *detector.aggregation.head.parameters()],
-                config.optimiser.head_lr or config.optimiser.lr,
-            ),
-        ]
-        if detector.aggregation.discrepancy_skip:
-            groups.append(([detector.aggregation.slope, detector.aggregation.offset], config.skip_lr))
+        groups = _groups(detector.aggregation, config)
         detector.streams.requires_grad_(config.joint_finetune)
         if config.joint_finetune:
             groups.append((trained_parameters(detector.streams), config.stream_lr))
@@ -61,14 +57,32 @@ class Aggregation:
         batch = self._pairs.draw(config.seed, step, config.batch_size, part).to(self._device)
         features = self.module.streams(self.module.preprocess(batch.images))
         logits = self.module.aggregation(features)
-        target = mask_to_grid(batch.masks, logits.shape[-2], logits.shape[-1])
-        aggregation = aggregation_loss(logits, target, config.focal_gamma, config.l1_weight)
+        target = mask_to_grid(batch.masks, logits.shape[-2], logits.shape[-1], self.module.aggregation.covered)
+        aggregation = aggregation_loss(logits, target, config)
         if not config.joint_finetune:
             return {"total": aggregation}
-        distillation = distillation_loss(features, self.module.streams.targets(batch.observed, batch.clean))
+        distillation = distillation_loss(features, targets_of(batch, self.module))
         total = aggregation + config.distill_weight * distillation
         return {"total": total, "aggregation": aggregation, "distillation": distillation}
 
     def validate(self) -> dict[str, float]:
         """Figures of FA's map on held-back good images with pseudo anomalies."""
         return self._validation.figures(self.module, self._device)
+
+
+def _groups(
+    aggregation: FeatureAggregation | PyramidDecoder, config: FaConfig
+) -> list[tuple[Iterable[nn.Parameter], float]]:
+    """The aggregation's parameters with their learning rates."""
+    if isinstance(aggregation, PyramidDecoder):
+        return [(aggregation.parameters(), config.optimiser.lr)]
+    groups: list[tuple[Iterable[nn.Parameter], float]] = [
+        (aggregation.residual.parameters(), config.optimiser.lr),
+        (
+            [*aggregation.pyramid.parameters(), *aggregation.head.parameters()],
+            config.optimiser.head_lr or config.optimiser.lr,
+        ),
+    ]
+    if aggregation.discrepancy_skip:
+        groups.append(([aggregation.slope, aggregation.offset], config.skip_lr))
+    return groups

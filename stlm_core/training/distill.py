@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from stlm_core.models.detector import Detector
-from stlm_core.settings import DistillConfig
 from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.losses import distillation_loss
 from stlm_core.training.optimisation import build_optimiser, trained_parameters
-from stlm_core.training.pairs import TrainingPairs
+from stlm_core.training.pairs import TrainingPairs, targets_of
 from stlm_core.training.validation import PseudoValidation
+from stlm_core.training_settings import DistillConfig
 
 
 class Distillation:
@@ -45,7 +45,7 @@ class Distillation:
         size = self._config.batch_size
         batch = self._pairs.draw(self._config.seed, step, size, self._ranks.share(size)).to(self._device)
         features = self.module.students(self._detector.preprocess(batch.images))
-        return {"total": distillation_loss(features, self.module.targets(batch.observed, batch.clean))}
+        return {"total": distillation_loss(features, targets_of(batch, self._detector))}
 
     def validate(self) -> dict[str, float]:
         """Figures of the discrepancy map on held-back good images with pseudo anomalies."""

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from stlm_core.errors import StlmError
 from stlm_core.files import write_bytes_atomic
 from stlm_core.progress import progress
-from stlm_core.settings import TrainingConfig
 from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from stlm_core.training.distributed import ALONE, Ranks
 from stlm_core.training.optimisation import autocast_dtype, schedule_factor, set_learning_rate
+from stlm_core.training_settings import TrainingConfig
 
 CURVE = "curve.csv"
 SELECTION = "selection"  # the validation figure by which weights are chosen; larger is better
@@ -190,6 +190,8 @@ def _as_csv(curve: list[dict[str, float]]) -> str:
 @contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over every new tensor
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only repeatable with a fixed workspace
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
@@ -197,3 +199,4 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]

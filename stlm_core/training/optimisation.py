@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from stlm_core.settings import OptimiserConfig
+from stlm_core.training_settings import OptimiserConfig
 
 Autocast = Literal["auto", "off", "bf16", "fp16"]
 

@@ -12,6 +12,7 @@ from stlm_core.config import load_line
 from stlm_core.models.detector import Detector, DetectorFacts
 from stlm_core.steps.cache_teacher import grid_side
 from stlm_core.training.losses import aggregation_loss, distillation_loss
+from stlm_core.training_settings import FaConfig
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def test_a_step_on_the_papers_grid_gives_gradients_everywhere(repository: Path, 
     logits = detector.aggregation(streams)
     assert logits.shape == (1, grid, grid)
     loss = distillation_loss(streams, detector.streams.targets(features, features)) + aggregation_loss(
-        logits, torch.zeros_like(logits), 4.0, 1.0
+        logits, torch.zeros_like(logits), FaConfig()
     )
     loss.backward()
     assert all(parameter.grad is not None for parameter in detector.parameters())

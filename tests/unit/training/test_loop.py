@@ -16,9 +16,9 @@ import torch
 
 from stlm_core.errors import StlmError
 from stlm_core.seeding import derive_seed
-from stlm_core.settings import TrainingConfig
 from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from stlm_core.training.loop import CURVE, run_loop
+from stlm_core.training_settings import TrainingConfig
 
 CPU = torch.device("cpu")
 

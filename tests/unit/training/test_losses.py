@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from stlm_core.models.two_stream import StreamFeatures
-from stlm_core.training.losses import aggregation_loss, distillation_loss, focal_loss, mask_to_grid
+from stlm_core.training.losses import aggregation_loss, dice_loss, distillation_loss, focal_loss, mask_to_grid
+from stlm_core.training_settings import FaConfig
 
 
 def unit(*values: float) -> torch.Tensor:
@@ -42,8 +43,19 @@ def test_focal_loss_is_its_formula(logit, target, gamma):
 
 def test_aggregation_loss_adds_weighted_l1():
     logits, target = torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
-    without = aggregation_loss(logits, target, 4.0, 0.0)
-    assert aggregation_loss(logits, target, 4.0, 3.0).item() == pytest.approx(without.item() + 3 * 0.5)
+    without = aggregation_loss(logits, target, FaConfig(l1_weight=0))
+    found = aggregation_loss(logits, target, FaConfig(l1_weight=3, focal_weight=2))
+    assert found.item() == pytest.approx(2 * without.item() + 3 * 0.5)
+
+
+def test_dice_is_that_of_the_anomalous_images_alone():
+    logits = torch.tensor([[[30.0, -30.0]], [[30.0, 30.0]], [[-30.0, -30.0]]])
+    target = torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]], [[1.0, 1.0]]])
+    assert dice_loss(logits, target).item() == pytest.approx((0 + (1 - 1 / 3)) / 2)
+    assert dice_loss(logits[1:2], target[1:2]).item() == 0
+    with_dice = aggregation_loss(logits, target, FaConfig(dice_weight=2.0))
+    without = aggregation_loss(logits, target, FaConfig())
+    assert with_dice.item() == pytest.approx(without.item() + 2 / 3, rel=1e-5)
 
 
 def test_a_grid_cell_is_anomalous_when_half_of_it_is():

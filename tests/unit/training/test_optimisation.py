@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stlm_core.settings import OptimiserConfig
 from stlm_core.training.optimisation import autocast_dtype, build_optimiser, schedule_factor, set_learning_rate
+from stlm_core.training_settings import OptimiserConfig
 
 
 def test_cosine_rises_falls_and_ends_near_zero():
