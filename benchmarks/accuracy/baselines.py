@@ -18,7 +18,7 @@ from benchmarks.accuracy.lines import Line, validated
 from stlm_core.data.images import read_image, read_mask, resize_to
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
-from stlm_core.files import write_json_atomic
+from stlm_core.files import exclusive_lock, write_json_atomic
 from stlm_core.models.detector import upsample
 from stlm_core.steps.contract import peak_memory_mib
 
@@ -40,8 +40,12 @@ def run_baseline(project: Path, line: Line, name: str, seed: int, peers: Path | 
     Raises:
         UserError: it is needed and missing.
     """
-    manifest = validated(project, line)
     folder = project / "baselines" / line.name
+    with exclusive_lock(folder.with_suffix(".lock"), notice=f"{line.name}: waiting for another baseline"):
+        return _measured(folder, validated(project, line), name, seed, peers)
+
+
+def _measured(folder: Path, manifest: Manifest, name: str, seed: int, peers: Path | None) -> dict[str, Any]:
     _prepare(folder, manifest)
     if name == "pixel-statistics":
         scores, maps, facts = _pixel_statistics(folder)

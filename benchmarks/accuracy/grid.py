@@ -17,6 +17,7 @@ from benchmarks.accuracy.lines import REPOSITORY, Line, line_settings, stlm, wri
 from benchmarks.accuracy.records import Record, cell_name, read_record, same_settings, write_record
 from benchmarks.accuracy.tracking import log_record
 from benchmarks.measure import surroundings
+from stlm_core.config import load_line
 from stlm_core.errors import UserError
 from stlm_core.files import read_json_object
 from stlm_core.integrations.revision import git_revision
@@ -25,6 +26,7 @@ from stlm_core.steps.evaluate import METRICS
 from stlm_core.steps.training import SELECTION_FILE
 
 _TRAINING = ("validate", "synthesize", "cache-teacher", "distill", "train-fa", "evaluate", "export")
+_VALIDATION = ("image", "data", "synthesize")  # decide what is validated on
 _AGAIN = "run the cell again"
 _PACKAGES = ("torch", "onnxruntime", "numpy")
 
@@ -56,7 +58,7 @@ class Grid:
             subprocess.CalledProcessError: a step failed.
         """
         if name in BASELINES:
-            settings: dict[str, Any] = {"path": str(line.folder), "format": line.format}
+            settings = {"data": line_settings(line, 0, {})["data"]}
         else:
             settings = line_settings(line, seed, self.configurations[name].settings)
         kept = read_record(self.results, cell_name(line.name, name, seed))
@@ -95,7 +97,7 @@ class Grid:
             pipeline_figures(outputs / "evaluate"),
             {step: cost["seconds"] for step, cost in costs.items()},
             max(cost["peak_memory_mib"] for cost in costs.values()),
-            _facts(),
+            {**_facts(), "pseudo_anomalies": load_line(project / "params.yaml", cell).section_hash(*_VALIDATION)},
         )
 
     def project(self, cell: str) -> Path:

@@ -109,10 +109,15 @@ def warnings(records: Sequence[Record]) -> list[str]:
         seen = sorted({str(record.facts.get(what, "")) for record in records})
         if len(seen) > 1:
             told.append(f"the cells were made with more than one {what}: {', '.join(seen)}")
-    banks = {json.dumps(record.settings.get("synthesize", {}), sort_keys=True) for record in records if record.pseudo}
-    profiles = {record.settings.get("profile") for record in records if record.pseudo}
-    if len(banks) > 1 and len(profiles) > 1:
-        told.append("profiles may differ in their pseudo anomalies; ranks compare what was validated on the same ones")
+    banks: dict[tuple[str, int], set[str]] = {}
+    for record in records:
+        if record.pseudo:
+            banks.setdefault((record.line, record.seed), set()).add(str(record.facts.get("pseudo_anomalies", "")))
+    if unlike := sorted({line for (line, _), seen in banks.items() if len(seen) > 1}):
+        told.append(
+            f"configurations of {', '.join(unlike)} were validated on different pseudo anomalies (size, splits or "
+            "number of variants); their ranks compare unlike figures"
+        )
     return told
 
 
