@@ -44,7 +44,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
+        named = " ".join(map(str, error.cmd[-3:]))
+        print(f"error: a command failed with status {error.returncode}: ... {named}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _run(arguments: argparse.Namespace) -> None:
