@@ -1,0 +1,66 @@
+"""What is compared: settings over those of a line, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stlm_core.config import SECTIONS
+from stlm_core.errors import UserError
+
+_WEIGHTS_OF = "weights_of"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """``settings``: sections of ``params.yaml``, and the profile under them. ``weights_of``: the configuration whose
+    trained weights are evaluated, instead of training."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights_of: str | None = None
+
+
+CONFIGURATIONS: Mapping[str, Configuration] = {
+    "default": Configuration(),
+    "streams-alone": Configuration({"evaluate": {"map_source": "tlm"}}, weights_of="default"),
+    "best": Configuration({"profile": "best"}),
+    "joint": Configuration({"fa": {"joint_finetune": True, "stream_lr": 2.0e-4}}),
+    "two-students": Configuration({"profile": "two-students"}),
+    "uncentred": Configuration({"profile": "two-students", "model": {"centre_features": False}}),
+    "no-skip": Configuration({"profile": "two-students", "model": {"discrepancy_skip": False}}),
+    "random-start": Configuration({"profile": "two-students", "model": {"init": "random"}}),
+    # FA on frozen streams: these get the steps that joint training would have given them.
+    "staged": Configuration(
+        {
+            "profile": "two-students",
+            "distill": {"steps": 280, "validate_every": 70},
+            "fa": {"joint_finetune": False},
+        }
+    ),
+}
+
+
+def read_configurations(path: Path) -> dict[str, Configuration]:
+    """Configurations of a YAML file: a name and its settings each, which may name ``weights_of`` another one.
+
+    Raises:
+        UserError: not readable, not such a file, or a section that a line does not have.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(tree, dict) or not all(isinstance(settings, dict | None) for settings in tree.values()):
+        raise UserError(f"{path}: needs names with settings under each")
+    found = {}
+    for name, settings in tree.items():
+        own = dict(settings or {})
+        weights_of = own.pop(_WEIGHTS_OF, None)
+        if unknown := sorted(set(own) - {*SECTIONS, "profile"}):
+            raise UserError(f"{path}: {name}: unknown sections {', '.join(unknown)}")
+        found[str(name)] = Configuration(own, weights_of)
+    return found
