@@ -26,9 +26,25 @@ class Configuration:
 
 CONFIGURATIONS: Mapping[str, Configuration] = {
     "default": Configuration(),
-    "streams-alone": Configuration({"evaluate": {"map_source": "tlm"}}, weights_of="default"),
+    "decoder-alone": Configuration({"evaluate": {"map_source": "fa-alone"}}, weights_of="default"),
+    "memory-alone": Configuration({"evaluate": {"map_source": "tlm"}}, weights_of="default"),
     "best": Configuration({"profile": "best"}),
-    "joint": Configuration({"fa": {"joint_finetune": True, "stream_lr": 2.0e-4}}),
+    # One change to the default each.
+    "perlin": Configuration({"synthesize": {"families": ["perlin"]}}),
+    "small-defects": Configuration(
+        {"synthesize": {"families": ["patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap"]}}
+    ),
+    "kept-variants": Configuration({"synthesize": {"fresh": False}}),
+    "same-light": Configuration({"synthesize": {"light": 0.0}}),
+    "same-pose": Configuration({"synthesize": {"rotation": "none"}}),
+    "half-steps": Configuration({"fa": {"steps": 500}}),
+    "paper-loss": Configuration({"fa": {"focal_gamma": 4.0, "focal_weight": 1.0, "dice_weight": 0.0}}),
+    "and-student": Configuration({"model": {"denoising_stream": True}, "distill": {"steps": 1000}}),
+    # Other structures.
+    "denoising": Configuration({"profile": "denoising"}),
+    "denoising-alone": Configuration(
+        {"profile": "denoising", "evaluate": {"map_source": "tlm"}}, weights_of="denoising"
+    ),
     "two-students": Configuration({"profile": "two-students"}),
     "uncentred": Configuration({"profile": "two-students", "model": {"centre_features": False}}),
     "no-skip": Configuration({"profile": "two-students", "model": {"discrepancy_skip": False}}),

@@ -1,0 +1,120 @@
+"""The memory: exact nearest neighbours, a spread-out choice, and a scale on which 1 is one deviation of good parts."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
+
+from stlm_core.errors import UserError
+from stlm_core.files import sha256_file
+from stlm_core.models.detector import Detector, DetectorFacts, load_detector, save_detector
+from stlm_core.models.efficientnet import PYRAMID
+from stlm_core.models.feature_memory import CHANNELS, FeatureMemory, blurred
+from stlm_core.settings import SynthesizeConfig
+from stlm_core.synthesis.bank import Bank
+from stlm_core.synthesis.build import build_bank
+from stlm_core.synthesis.plan import SourceImage
+from stlm_core.synthesis.textures import ProceduralTextures
+from stlm_core.training.remember import farthest, fit_memory
+
+FACTS = DetectorFacts(64, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=False, memory=50)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory) -> Bank:
+    root, folder = tmp_path_factory.mktemp("line"), tmp_path_factory.mktemp("bank")
+    rng = np.random.default_rng(0)
+    sources = []
+    for number in range(6):
+        image = rng.integers(180, 220, (64, 64, 3)).astype(np.uint8)
+        cv2.circle(image, (32, 32), 18, (90, 60, 40), -1)
+        Image.fromarray(image).save(root / f"{number}.png")
+        split = "validation" if number < 2 else "train"
+        sources.append(SourceImage(f"{number}.png", sha256_file(root / f"{number}.png"), split))
+    settings = SynthesizeConfig(variants=2)
+    return build_bank(folder, root, sources, ProceduralTextures(64), settings, size=64, max_pixels=10**6)
+
+
+def fitted(bank: Bank) -> Detector:
+    torch.manual_seed(0)
+    detector = Detector(FACTS).eval()
+    memory = detector.streams.memory
+    for kept, value in zip(
+        (memory.vectors, memory.centre, memory.deviation), fit_memory(detector, bank, 0, CPU), strict=True
+    ):
+        kept.copy_(value)
+    return detector
+
+
+def test_the_distance_is_that_to_the_nearest_vector():
+    torch.manual_seed(0)
+    memory = FeatureMemory(40)
+    memory.vectors.copy_(torch.randn(40, CHANNELS))
+    maps = [torch.randn(2, width, 64 // stride, 64 // stride) for width, stride in PYRAMID]
+    vectors = memory.embed(maps)
+    assert vectors.shape == (2, CHANNELS, 8, 8)
+    nearest = cdist(vectors.permute(0, 2, 3, 1).reshape(-1, CHANNELS), memory.vectors).min(1).reshape(2, 8, 8)
+    found = memory.distance_map(maps, (8, 8))
+    for one, expected in zip(found, nearest, strict=True):
+        np.testing.assert_allclose(one, gaussian_filter(expected, 2.0, radius=6, mode="nearest"), rtol=1e-4)
+    memory.centre.fill_(3.0)
+    memory.deviation.fill_(0.5)
+    torch.testing.assert_close(memory(maps, (8, 8)), (found - 3) * 2)
+
+
+def test_the_blur_is_a_gaussian_of_sum_one():
+    image = torch.rand(1, 1, 20, 31)
+    expected = gaussian_filter(image[0, 0].numpy(), 1.5, radius=4, mode="nearest")
+    np.testing.assert_allclose(blurred(image, 1.5, 4)[0, 0], expected, atol=1e-6)
+
+
+def test_each_vector_is_the_farthest_from_those_before():
+    torch.manual_seed(1)
+    pool = torch.randn(60, CHANNELS)
+    chosen = farthest(pool, 12)
+    assert torch.equal(chosen[0], pool[0])
+    for count in range(1, 12):
+        distances = cdist(pool, chosen[:count]).min(1)
+        assert distances.max() == pytest.approx(cdist(chosen[count : count + 1], chosen[:count]).min(), rel=1e-4)
+
+
+def test_good_parts_that_are_not_remembered_have_mean_0_and_deviation_1(bank):
+    detector = fitted(bank)
+    views = bank.index.loc[(bank.index["split"] == "validation") & (bank.index["variant"] == 0), "view"].tolist()
+    with torch.no_grad():
+        features = detector.streams(detector.preprocess(torch.from_numpy(bank.views(views))))
+        standard = detector.streams.memory(detector.streams.remembered(features), (32, 32))
+    assert float(standard.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(standard.std()) == pytest.approx(1, abs=1e-2)
+
+
+def test_fitting_repeats_itself(bank):
+    one, other = fitted(bank), fitted(bank)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_more_vectors_than_features_are_an_error(bank):
+    detector = Detector(DetectorFacts(**{**FACTS.__dict__, "memory": 19_000}))
+    with pytest.raises(UserError, match=r"model\.memory"):
+        fit_memory(detector, bank, 0, CPU)
+
+
+@pytest.mark.parametrize("source", ["fa", "fa-alone", "tlm"])
+def test_a_strange_image_raises_the_map_and_the_file_keeps_the_memory(bank, source, tmp_path):
+    detector = fitted(bank)
+    path = tmp_path / "detector.safetensors"
+    save_detector(path, detector)
+    loaded = load_detector(path, top_pixels=50, map_source=source)
+    good = torch.from_numpy(bank.views([0]))
+    strange = good.clone()
+    strange[:, 20:44, 20:44] = torch.randint(0, 256, (1, 24, 24, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        difference = loaded(strange)[0] - loaded(good)[0]
+    if source != "fa-alone":  # an untrained decoder has no opinion
+        assert float(difference) > 0.05
