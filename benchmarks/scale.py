@@ -151,29 +151,33 @@ def slopes(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and MiB against the number of images, both axes logarithmic."""
+def draw(rows: list[dict[str, Any]], growth: dict[str, dict[str, float]], path: Path) -> None:
+    """Seconds and MiB against the number of images, both axes logarithmic; the slopes are in the legends."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    for axis, key, label in zip(axes, ("seconds", "mib"), ("seconds", "peak MiB beyond the start"), strict=True):
+    panels = (("seconds", "seconds", "ms_an_image", "ms"), ("mib", "peak MiB beyond the start", "kib_an_image", "KiB"))
+    for axis, (key, label, slope, unit) in zip(axes, panels, strict=True):
         for part, marker in zip(PARTS, "osD^v", strict=True):
             mine = [row for row in rows if row["part"] == part]
             if not mine:
                 continue
             counts, values = [row["count"] for row in mine], [max(row[key], 0.1 if key == "mib" else 0) for row in mine]
-            axis.loglog(counts, values, marker=marker, markersize=5, linewidth=1.6, label=part)
+            axis.loglog(counts, values, marker=marker, markersize=5, linewidth=1.6)
+            if part in growth:
+                axis.lines[-1].set_label(f"{part}: {growth[part][slope]:.2g} {unit} a further image")
         axis.set_xlabel("images")
         axis.set_ylabel(label)
         axis.grid(True, which="major", color="0.88")
         axis.spines[["top", "right"]].set_visible(False)
     low, high = (edge(row["count"] for row in rows) for edge in (min, max))
     base = min(row["seconds"] for row in rows if row["count"] == low)
-    axes[0].loglog([low, high], [base, base * high / low], "--", color="0.6", label="slope 1")
-    axes[0].legend(frameon=False)
+    axes[0].loglog([low, high], [base, base * high / low], "--", color="0.6", label="in proportion")
+    for axis in axes:
+        axis.legend(frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -182,7 +186,7 @@ def main() -> None:
     """Measure, print the table and the slopes, draw, write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1_000, 10_000], help="numbers of images")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="none: draw --add")
     parser.add_argument("--limit", type=float, default=240, help="seconds that no part is expected to take")
     parser.add_argument("--add", type=Path, help="JSON of a run of other parts, to draw and write together with these")
     parser.add_argument("--figure", type=Path, help="draw it there")
@@ -209,7 +213,7 @@ def main() -> None:
             growth[part] = slopes(mine)
             print(f"{part:12}{'':>9} " + ", ".join(f"{name} {value:.3f}" for name, value in growth[part].items()))
     if options.figure:
-        draw(rows, options.figure)
+        draw(rows, growth, options.figure)
     write_json(options.json, {**surroundings(1, ("numpy", "pyarrow", "great-expectations")), "growth": growth}, rows)
 
 
