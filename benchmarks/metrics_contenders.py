@@ -4,7 +4,7 @@
     python benchmarks/metrics_contenders.py NAME stream IMAGES SIDE     (maps made one by one, only the metric timed)
 
 Started by metrics_speed.py with the interpreter that has the package; prints one line of JSON. At the top only what
-every interpreter has: numpy and OpenCV.
+every interpreter has: NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
+from measure import forget_peak, resident_mib
 
 Map = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -232,24 +233,16 @@ def _anomalib_aupro_class() -> Any:
     return _AUPRO
 
 
-def _memory(field: str) -> int:
-    """``VmRSS`` or ``VmHWM`` (its peak) of this process, bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
-
-
 def over_maps(name: str, folder: Path) -> dict[str, Any]:
     """Seconds, and what the process grew by at most, over maps that are in memory already."""
     maps, masks = np.load(folder / "maps.npy"), np.load(folder / "masks.npy")
     CONTENDERS[name](maps[:2], masks[:2])  # imports
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts again at what is held now
-    before = _memory("VmRSS")
+    forget_peak()
+    before = resident_mib()
     began = time.perf_counter()
     values = CONTENDERS[name](maps, masks)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "extra_mib": (_memory("VmHWM") - before) / 2**20, **values}
+    return {"seconds": seconds, "extra_mib": resident_mib("VmHWM") - before, **values}
 
 
 def over_stream(name: str, images: int, side: int) -> dict[str, Any]:
@@ -264,7 +257,7 @@ def over_stream(name: str, images: int, side: int) -> dict[str, Any]:
     began = time.perf_counter()
     values = accumulator.values()
     seconds += time.perf_counter() - began
-    return {"seconds": seconds, "peak_mib": _memory("VmHWM") / 2**20, **values}
+    return {"seconds": seconds, "peak_mib": resident_mib("VmHWM"), **values}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 
 Every part and number runs in a process of its own, with inputs as small as they may be (32 px images, features of
 16 numbers), so that what grows with the number shows rather than the pixels. Making the inputs is not timed. "MiB" is
-the process's peak beyond its peak before the part began (imports done, inputs made). A part is left out at a number
+the process's peak beyond what it held when the part began (imports done, inputs made). A part is left out at a number
 where ten times the seconds of the number before would exceed the limit.
 """
 
@@ -23,9 +23,7 @@ from typing import Any
 
 import numpy as np
 from manifest_speed import generate, line_config
-from measure import surroundings, write_json
-
-from stlm_core.steps.contract import peak_memory_mib
+from measure import forget_peak, resident_mib, surroundings, write_json
 
 SIDE = 32
 Work = Callable[[], object]
@@ -126,11 +124,11 @@ def once(part: str, count: int) -> dict[str, float]:
         PARTS[part](Path(first), 50)()
     with tempfile.TemporaryDirectory() as folder:
         work = PARTS[part](Path(folder), count)
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts again at what is held now
-        before, began, processor = peak_memory_mib(), time.perf_counter(), time.process_time()
+        forget_peak()
+        before, began, processor = resident_mib(), time.perf_counter(), time.process_time()
         work()
         seconds, cpu = time.perf_counter() - began, time.process_time() - processor
-        return {"seconds": seconds, "cpu_s": cpu, "mib": peak_memory_mib() - before}
+        return {"seconds": seconds, "cpu_s": cpu, "mib": resident_mib("VmHWM") - before}
 
 
 def in_a_process(part: str, count: int) -> dict[str, float]:
