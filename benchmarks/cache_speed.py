@@ -5,7 +5,8 @@
 Computing: the product's whole way (views read from the bank, teacher, pooling to the grid, conversion, checksums,
 files) beside the teacher's forward alone on the same views in memory, in batches of the same size. Weights do not
 change the time and are random. Reading: random batches through the cache beside numpy.memmap of the same bytes in the
-same order, files in the page cache. int8: angle between what is kept and what was computed, on the sample line's views.
+same order, files in the page cache; once as they come, once as float32, which is what training takes. int8: angle
+between what is kept and what was computed, on the sample line's views.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from measure import Timing, surroundings, take_turns, write_json
+from torch import Tensor
 
 from stlm_core.cache.chunks import find_chunks
 from stlm_core.cache.features import TeacherRows
@@ -106,21 +110,29 @@ def read_rows(folder: Path, views: int, rounds: int) -> list[dict[str, float | s
     where = [place[f"{number:064x}"] for number in range(views)]
     batches = [rng.integers(0, views, BATCH) for _ in range(100)]
 
-    def plain() -> None:
-        for batch in batches:
-            np.stack([mapped[where[view][0].data][where[view][1]] for view in batch])
+    def plain(batch: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.stack([mapped[where[view][0].data][where[view][1]] for view in batch]))
 
-    def product(dtype: str) -> None:
-        for batch in batches:
-            caches[dtype].read(batch)
+    def cached(dtype: str) -> Callable[[npt.NDArray[np.int64]], Tensor]:
+        return lambda batch: torch.from_numpy(caches[dtype].read(batch))
 
-    contenders = {
-        "memory-mapped": plain,
-        "cache, float16": lambda: product("float16"),
-        "cache, int8": lambda: product("int8"),
-    }
+    def over_batches(read: Callable[[npt.NDArray[np.int64]], Tensor], *, as_float: bool) -> Callable[[], None]:
+        def work() -> None:
+            for batch in batches:
+                features = read(batch)
+                if as_float:
+                    features.float()  # a cache in int8 is that already
+
+        return work
+
+    readers = {"memory-mapped": plain, "cache, float16": cached("float16"), "cache, int8": cached("int8")}
+    contenders = {name: over_batches(read, as_float=False) for name, read in readers.items()}
+    contenders |= {f"{name}, as float32": over_batches(read, as_float=True) for name, read in readers.items()}
     timings = take_turns(contenders, rounds)
-    return [row(name, timing, BATCH * len(batches), timings["memory-mapped"]) for name, timing in timings.items()]
+    return [
+        row(name, timing, BATCH * len(batches), timings[f"memory-mapped{', as float32' * name.endswith('float32')}"])
+        for name, timing in timings.items()
+    ]
 
 
 def int8_error(bank: Bank, teacher: Teacher) -> dict[str, float]:
@@ -157,9 +169,9 @@ def main() -> None:
     facts = surroundings(options.threads, ("torch", "numpy"))
     print(f"{facts['cpu']}, {options.threads} threads, load {facts['load_at_end']}")
     for title, rows in tables.items():
-        print(f"{title:24}{'views/s':>10}{'share':>8}")
+        print(f"{title:28}{'views/s':>10}{'share':>8}")
         for line in rows:
-            print(f"{line['name']:24}{line['views_per_s']:10.1f}{line['share']:8.2f}")
+            print(f"{line['name']:28}{line['views_per_s']:10.1f}{line['share']:8.2f}")
     print(f"int8: 1 - cosine {error['mean']:.2e} in the mean, {error['max']:.2e} at most")
     rows = [{"part": title, **line} for title, rows in tables.items() for line in rows]
     write_json(options.json, {**facts, "int8_error": error}, rows)

@@ -65,6 +65,19 @@ def surroundings(threads: int, packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def resident_mib(field: str = "VmRSS") -> float:
+    """Resident memory of this process now, or with ``VmHWM`` its peak since the start or :func:`forget_peak`; MiB."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(field)
+
+
+def forget_peak() -> None:
+    """Let the peak of :func:`resident_mib` start again at what is held now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
 def write_json(path: Path | None, facts: Mapping[str, Any], rows: Sequence[Any]) -> None:
     """The figures of a run; dataclasses become dictionaries. Nothing is written without a path."""
     if path is None:

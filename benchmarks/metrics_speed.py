@@ -1,9 +1,12 @@
-"""Speed and memory of the pixel metrics against scikit-learn and an exact AUPRO.
+"""Speed, memory and agreement of the metrics beside scikit-learn, anomalib, adeval, pyaupro and torchmetrics.
 
-    python benchmarks/metrics_speed.py [--images 100] [--side 512] [--json FILE]
+    python benchmarks/metrics_speed.py [--peers-python PATH] [--images 100] [--side 512] [--json FILE]
+    python benchmarks/metrics_speed.py --stream --images 1000 --side 1024 [--peers-python PATH]
 
-Every contender sees the same seeded maps, one thread. "Extra" is the peak of what it allocates besides the maps and
-masks, which the histograms would not need to be in memory at once.
+Every contender sees the same seeded maps, on one thread, in a process of its own; the processes take turns. The peers
+live in another environment (benchmarks/peers.txt); those that are not installed are shown as such. "Extra" is how much
+the process grew at most beyond the maps and masks it was given. With --stream the maps are made one by one and
+never in memory together, which only accumulators can do; "peak" is then all of the process.
 """
 
 from __future__ import annotations
@@ -11,133 +14,105 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import time
-import tracemalloc
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
+from measure import surroundings, write_json
+from metrics_contenders import make_map
 
-Maps = npt.NDArray[np.float32]
-Masks = npt.NDArray[np.bool_]
-
-
-def make_maps(images: int, side: int) -> tuple[Maps, Masks]:
-    """Smooth maps in [0, 1] with masks of about a dozen regions in every second image."""
-    rng = np.random.default_rng(0)
-    maps = np.empty((images, side, side), dtype=np.float32)
-    masks = np.zeros((images, side, side), dtype=bool)
-    for number in range(images):
-        noise = ndimage.gaussian_filter(rng.normal(size=(side, side)), side / 64)
-        noise /= noise.std()
-        if number % 2 == 0:
-            masks[number] = noise > 2.0
-        evidence = noise + rng.normal(size=(side, side)) - 3
-        maps[number] = 1 / (1 + np.exp(-evidence))
-    return maps, masks
-
-
-def ours(maps: Maps, masks: Masks, exact: bool = False) -> dict[str, float | None]:
-    """All pixel metrics of the project."""
-    from stlm_core.evaluation.metrics import aupro, average_precision, f1_max, pixel_accumulator, ranking_auroc
-
-    accumulator = pixel_accumulator(exact)
-    for anomaly_map, mask in zip(maps, masks, strict=True):
-        accumulator.update(anomaly_map, mask)
-    counts = accumulator.counts()
-    best = f1_max(counts)
-    return {
-        "pixel_auroc": ranking_auroc(counts),
-        "pixel_ap": average_precision(counts),
-        "pixel_f1_max": best[0] if best else None,
-        "aupro_30": aupro(counts, 0.3),
-        "aupro_05": aupro(counts, 0.05),
-    }
-
-
-def ours_exact(maps: Maps, masks: Masks) -> dict[str, float | None]:
-    """The project's metrics from every score."""
-    return ours(maps, masks, exact=True)
-
-
-def sklearn_auroc(maps: Maps, masks: Masks) -> dict[str, float | None]:
-    """scikit-learn's roc_auc_score alone."""
-    from sklearn.metrics import roc_auc_score
-
-    return {"pixel_auroc": float(roc_auc_score(masks.ravel(), maps.ravel()))}
-
-
-def exact_aupro(maps: Maps, masks: Masks) -> dict[str, float | None]:
-    """AUPRO from all sorted scores, written without the project's code."""
-    false = ~masks
-    share = np.zeros(maps.shape, dtype=np.float64)
-    regions = 0
-    for number, mask in enumerate(masks):
-        labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
-        areas = np.bincount(labels.ravel(), minlength=found + 1)
-        share[number][mask] = 1 / areas[labels[mask]]
-        regions += found
-    order = np.argsort(maps.ravel())[::-1]
-    scores = maps.ravel()[order]
-    last_of_ties = np.append(scores[1:] != scores[:-1], True)
-    fpr = np.append(0, np.cumsum(false.ravel()[order])[last_of_ties] / false.sum())
-    pro = np.append(0, np.cumsum(share.ravel()[order])[last_of_ties] / regions)
-    values: dict[str, float | None] = {}
-    for name, limit in (("aupro_30", 0.3), ("aupro_05", 0.05)):
-        inside = fpr <= limit
-        x = np.append(fpr[inside], limit)
-        y = np.append(pro[inside], np.interp(limit, fpr, pro))
-        values[name] = float(np.trapezoid(y, x) / limit)
-    return values
-
-
-CONTENDERS: dict[str, Callable[[Maps, Masks], dict[str, float | None]]] = {
-    "stlm, histograms (5 metrics)": ours,
-    "stlm, exact (5 metrics)": ours_exact,
-    "scikit-learn roc_auc_score": sklearn_auroc,
-    "exact AUPRO, all scores sorted": exact_aupro,
+ROOT = Path(__file__).resolve().parent
+# What a contender is called in the table, and whether it is a peer's.
+LINES = {
+    "stlm": ("stlm, histograms", False),
+    "stlm-exact": ("stlm, exact", False),
+    "sorted": ("exact AUPRO, all scores sorted", False),
+    "sklearn": ("scikit-learn, AUROC and AP", False),
+    "anomalib": ("anomalib, AUPRO", True),
+    "adeval": ("adeval, accumulator", True),
+    "adeval-one-call": ("adeval, one call", True),
+    "pyaupro": ("pyaupro, exact AUPRO", True),
+    "torchmetrics": ("torchmetrics, exact AUROC and AP", True),
 }
+STREAMED = ("stlm", "adeval")
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro_30", "aupro_05")
 
 
-def measure(name: str, maps: Maps, masks: Masks, repeats: int) -> dict[str, object]:
-    """Fastest time of ``repeats`` runs, and peak of the memory that one more run allocates (tracemalloc)."""
-    contender = CONTENDERS[name]
-    contender(maps[:1], masks[:1])  # imports
-    seconds, values = [], {}
-    for _ in range(repeats):
-        began = time.perf_counter()
-        values = contender(maps, masks)
-        seconds.append(time.perf_counter() - began)
-    tracemalloc.start()
-    contender(maps, masks)
-    extra = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return {"name": name, "ms": 1000 * min(seconds), "extra_peak_mib": extra / 2**20, **values}
+def run(name: str, python: Path | None, arguments: list[str]) -> dict[str, Any] | None:
+    """One turn of a contender in a process of its own; None where it is not installed."""
+    if python is None:
+        return None
+    single = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    child = subprocess.run(
+        [str(python), "-W", "ignore", str(ROOT / "metrics_contenders.py"), name, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, **single, "PYTHONPATH": str(ROOT.parent)},
+    )
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def best_of(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fastest turn's figures with the largest memory of all turns."""
+    fastest = min(turns, key=lambda turn: turn["seconds"])
+    memory = {key: max(turn[key] for turn in turns) for key in ("extra_mib", "peak_mib") if key in fastest}
+    return {**fastest, **memory, "turns": len(turns)}
+
+
+def write_maps(folder: Path, images: int, side: int) -> None:
+    """maps.npy (images, side, side) float32 and masks.npy of the same shape, bool."""
+    maps = np.lib.format.open_memmap(folder / "maps.npy", "w+", np.float32, (images, side, side))
+    masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.bool_, (images, side, side))
+    for number in range(images):
+        maps[number], masks[number] = make_map(number, side)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table; how many times as long as this project's histograms a contender takes is in "ratio"."""
+    base = next((row["seconds"] for row in rows if row["contender"] == "stlm"), None)
+    names = "".join(f"{name:>12}" for name in METRICS)
+    print(f"{'':34}{'s':>8}{'ratio':>7}{'MiB':>8}{names}")
+    for row in rows:
+        if "seconds" not in row:
+            print(f"{row['name']:34}not installed")
+            continue
+        memory = row.get("extra_mib", row.get("peak_mib"))
+        cells = "".join(f"{'-' if row.get(key) is None else f'{row[key]:.6f}':>12}" for key in METRICS)
+        print(f"{row['name']:34}{row['seconds']:8.2f}{row['seconds'] / base:7.1f}{memory:8.0f}{cells}")
 
 
 def main() -> None:
-    """Print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--side", type=int, default=512, help="pixels")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every contender; the fastest counts")
+    parser.add_argument("--stream", action="store_true", help="make the maps one by one; accumulators only")
+    parser.add_argument("--peers-python", type=Path, help="interpreter of the environment of benchmarks/peers.txt")
     parser.add_argument("--json", type=Path, help="write the results there too")
     options = parser.parse_args()
-    maps, masks = make_maps(options.images, options.side)
-    rows = []
-    print(f"{options.images} maps of {options.side} x {options.side}, {platform.machine()}, {os.cpu_count()} cores")
-    print(f"{'':34}{'ms':>9}{'extra MiB':>11}{'AUROC':>9}{'AP':>9}{'AUPRO.3':>9}{'AUPRO.05':>10}")
-    for name in CONTENDERS:
-        row = measure(name, maps, masks, options.repeats)
-        rows.append(row)
-        shown = [row.get(key) for key in ("pixel_auroc", "pixel_ap", "aupro_30", "aupro_05")]
-        cells = "".join(f"{'-' if value is None else f'{value:.5f}':>9}" for value in shown)
-        print(f"{name:34}{row['ms']:9.0f}{row['extra_peak_mib']:11.1f}{cells}")
-    if options.json:
-        options.json.write_text(json.dumps({"images": options.images, "side": options.side, "rows": rows}, indent=2))
+    size = [str(options.images), str(options.side)]
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.stream:
+            write_maps(Path(folder), options.images, options.side)
+        arguments = ["stream", *size] if options.stream else ["maps", folder]
+        turns: dict[str, list[dict[str, Any]]] = {name: [] for name in (STREAMED if options.stream else LINES)}
+        for _ in range(options.repeats):
+            for name, done in turns.items():
+                python = options.peers_python if LINES[name][1] else Path(sys.executable)
+                if (result := run(name, python, arguments)) is not None:
+                    done.append(result)
+    rows = [
+        {"contender": name, "name": LINES[name][0], **(best_of(done) if done else {})} for name, done in turns.items()
+    ]
+    facts = surroundings(1, ("numpy", "scipy", "scikit-learn", "opencv-python-headless"))
+    print(f"{options.images} maps of {options.side} x {options.side}, {facts['cpu']}, load {facts['load_at_end']}")
+    show(rows)
+    write_json(options.json, {**facts, "images": options.images, "side": options.side, "stream": options.stream}, rows)
 
 
 if __name__ == "__main__":

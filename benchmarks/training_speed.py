@@ -1,6 +1,6 @@
 """Cost of a distillation step, part by part, and what the paper's grid would ask of a GPU.
 
-    python benchmarks/training_speed.py [--threads 2] [--rounds 7] [--json FILE]
+    python benchmarks/training_speed.py [--threads 2] [--rounds 7] [--compile] [--json FILE]
 
 Profile `cpu`: the teacher is the plain stream, 256 px, a batch of 8, bfloat16 where the processor has it. "data side"
 is what the training loop does before the network: choosing, reading images, masks and cached features. The settings
@@ -13,16 +13,19 @@ students and FA at 1024 px (64 x 64 grid), and what one H100 could do at best (9
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from cache_speed import make_bank
 from measure import surroundings, take_turns, write_json
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from stlm_core.cache.features import CleanPyramidRows
@@ -96,6 +99,27 @@ def step(
     return work
 
 
+def checkpointed(detector: Detector) -> Detector:
+    """A copy whose encoder keeps only what goes into its blocks and computes their inside again for the backward.
+
+    Batch normalisation then sees every batch twice, so that its averages move twice; the time is not touched by that.
+    """
+    twin = copy.deepcopy(detector)
+    assert isinstance(twin.streams, TeacherStreams)
+    for stage in twin.streams.denoising.encoder.layers:
+        for block in stage.blocks:  # type: ignore[union-attr]
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    return twin
+
+
+def compiled(detector: Detector) -> Detector:
+    """A copy whose student is compiled by torch.compile (inductor), which happens in the turn that does not count."""
+    twin = copy.deepcopy(detector)
+    assert isinstance(twin.streams, TeacherStreams)
+    twin.streams.denoising.compile()
+    return twin
+
+
 def sam_in_the_loop() -> Callable[[], object]:
     """LiteMedSAM's architecture at 128 px over both views of every pair of a batch, without the step."""
     facts = teacher_facts("lite_medsam")
@@ -135,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: needs a C++ compiler, minutes")
     parser.add_argument("--json", type=Path, help="write the results there too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -145,7 +170,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bank = make_bank(Path(folder), IMAGES, SIZE)
         pairs = make_pairs(bank, teacher, Path(folder) / "cache")
-        numbers = iter(np.arange(10**9).tolist())
+        numbers = itertools.count()
 
         def draw() -> Batch:
             return pairs.draw(0, next(numbers), BATCH)
@@ -159,6 +184,8 @@ def main() -> None:
                 "float32": step(detector, draw, None),
                 "fused optimiser": step(detector, draw, dtype, fused=True),
                 "channels last": step(detector, draw, dtype, channels_last=True),
+                "gradient checkpointing": step(checkpointed(detector), draw, dtype),
+                **({"torch.compile": step(compiled(detector), draw, dtype)} if options.compile else {}),
             },
             options.rounds,
         )

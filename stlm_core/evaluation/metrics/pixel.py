@@ -19,6 +19,7 @@ from stlm_core.evaluation.metrics.regions import region_weights
 
 MapArray = npt.NDArray[np.floating]
 MaskArray = npt.NDArray[np.bool_]
+_STRIP = 1 << 15  # pixels whose bins are found at once: what that needs stays in the processor's cache
 
 
 class PixelAccumulator(Protocol):
@@ -70,11 +71,14 @@ class PixelHistograms:
 
     def update(self, anomaly_map: MapArray, mask: MaskArray | None) -> None:
         """Add one image; errors as :func:`validate_map`."""
-        bins = score_bins(validate_map(anomaly_map, mask))
-        np.add.at(self._negatives, bins.ravel(), 1)  # in place: bincount would allocate all bins for every image
+        scores = validate_map(anomaly_map, mask)
+        flat = scores.ravel()
+        for start in range(0, flat.size, _STRIP):
+            # In place: bincount would allocate all bins every time.
+            np.add.at(self._negatives, score_bins(flat[start : start + _STRIP]), 1)
         if mask is None or not mask.any():
             return
-        anomalous = bins[mask]
+        anomalous = score_bins(scores[mask])
         weights, regions = region_weights(mask)
         np.subtract.at(self._negatives, anomalous, 1)
         np.add.at(self._positives, anomalous, 1)
