@@ -1,6 +1,6 @@
 """Time of one image: the exported file against PyTorch, and against a student-teacher peer.
 
-    python benchmarks/inference_speed.py [--size 256] [--threads 2] [--detector FILE | --plain-stream student]
+    python benchmarks/inference_speed.py [--size 256] [--threads 2] [--detector FILE | --structure students]
                                          [--json FILE] [--quick]
 
 Pixels in memory to score, map and decision. The peer is STFPM with ResNet-18 (two networks, three feature maps,
@@ -18,6 +18,7 @@ import io
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -28,6 +29,12 @@ from torch.nn import functional as F
 
 from stlm_core.export.onnx_graph import export_onnx
 from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, count_parameters, load_detector
+
+STRUCTURES: dict[str, dict[str, Any]] = {
+    "decoder": {"plain_stream": "teacher", "aggregation": "decoder", "denoising": False, "memory": 3000},
+    "denoising": {"plain_stream": "teacher"},
+    "students": {"plain_stream": "student"},
+}
 
 
 class BasicBlock(nn.Module):
@@ -139,7 +146,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="turns of every contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--detector", type=Path, help="a detector.safetensors; default: random weights")
-    parser.add_argument("--plain-stream", choices=["teacher", "student"], default="teacher")
+    parser.add_argument("--structure", choices=list(STRUCTURES), default="decoder", help="of random weights")
     parser.add_argument("--quick", action="store_true", help="three turns")
     parser.add_argument("--json", type=Path, help="write the results there too")
     options = parser.parse_args()
@@ -149,7 +156,7 @@ def main() -> None:
     detector = (
         load_detector(options.detector)
         if options.detector
-        else Detector(DetectorFacts(options.size, "conv3x3", "unit", plain_stream=options.plain_stream))
+        else Detector(DetectorFacts(options.size, "conv3x3", "unit", **STRUCTURES[options.structure]))
     )
     shipped, peer = ShippedDetector(detector.eval(), 0.5, 1.0).eval(), Stfpm().eval()
     pixels = torch.randint(0, 256, (1, options.size, options.size, 3), dtype=torch.uint8)

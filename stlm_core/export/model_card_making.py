@@ -12,7 +12,7 @@ from stlm_core.export.model_card_findings import Findings
 
 Row = tuple[str, str]
 _STEM_STRIDE = {"conv3x3": 16, "conv1x1": 4}
-_FINEST = 4  # stride of the map where the teacher is the plain stream
+_FINEST, _FINEST_OF_DECODER = 4, 2  # stride of the map where the teacher is the plain stream
 _DIGITS = frozenset("0123456789abcdef")
 
 
@@ -44,8 +44,10 @@ def plain(text: str) -> str:
 
 def grid(facts: ExportFacts) -> int:
     """Side of the grid on which the network decides, cells."""
-    stride = _FINEST if facts.detector.plain_stream == "teacher" else _STEM_STRIDE[facts.detector.stem]
-    return facts.detector.size // stride
+    detector = facts.detector
+    if detector.plain_stream == "student":
+        return detector.size // _STEM_STRIDE[detector.stem]
+    return detector.size // (_FINEST_OF_DECODER if detector.aggregation == "decoder" else _FINEST)
 
 
 def seeds_text(seeds: Mapping[str, int]) -> str:
@@ -56,11 +58,32 @@ def seeds_text(seeds: Mapping[str, int]) -> str:
 def architecture(facts: ExportFacts, making: Making) -> str:
     """The network in one paragraph."""
     size, cells = facts.detector.size, grid(facts)
-    joined = (
-        "A small convolutional network, the feature aggregation, turns their disagreement into the anomaly map."
-        if facts.map_source == "fa"
-        else "Their disagreement, position by position, is the anomaly map."
+    kind = (
+        "A two-stream detector (SAM-guided two-stream lightweight model, arXiv 2402.19145)"
+        if facts.detector.denoising
+        else "A detector made of a frozen network's features (a descendant of the SAM-guided two-stream lightweight "
+        "model, arXiv 2402.19145, without its denoising stream)"
     )
+    return (
+        f"{kind} of {making.parameters / 1e6:.2f} million parameters. {_streams(facts)} Defective parts were not used. "
+        f"{_joined(facts)} The photograph "
+        f"is scaled to {size} x {size} pixels and judged on a grid of {cells} x {cells} cells; the score is the mean "
+        f"of the {facts.top_pixels} largest pixels of the map, calibrated so that 0.5 is the threshold. Scaling, "
+        "calibration and threshold are inside the file: input is uint8 RGB of any size and number, output a score, "
+        "a map and a decision."
+    )
+
+
+def _streams(facts: ExportFacts) -> str:
+    """What sees the part, and what it was taught."""
+    remembered = (
+        f"{facts.detector.memory:,} features of good parts are remembered, and the distance to the nearest of them "
+        "says how strange a place is."
+        if facts.detector.memory
+        else ""
+    )
+    if not facts.detector.denoising:
+        return f"The frozen teacher sees the part as it is. {remembered}".rstrip()
     streams = (
         "One stream is the frozen teacher itself, which sees a part as it is; it taught the other, a TinyViT encoder "
         "of a Segment Anything model, to see it as it should be,"
@@ -68,15 +91,26 @@ def architecture(facts: ExportFacts, making: Making) -> str:
         else "Two TinyViT encoders share the two-way transformer of a Segment Anything decoder. A frozen teacher "
         "taught one to see a part as it is, the other to see it as it should be,"
     )
-    return (
-        f"A two-stream detector (SAM-guided two-stream lightweight model, arXiv 2402.19145) of "
-        f"{making.parameters / 1e6:.2f} million parameters. {streams} from good parts with painted-in faults; "
-        f"defective parts were not used. {joined} The photograph "
-        f"is scaled to {size} x {size} pixels and judged on a grid of {cells} x {cells} cells; the score is the mean "
-        f"of the {facts.top_pixels} largest pixels of the map, calibrated so that 0.5 is the threshold. Scaling, "
-        "calibration and threshold are inside the file: input is uint8 RGB of any size and number, output a score, "
-        "a map and a decision."
+    return f"{streams} from good parts with painted-in faults. {remembered}".rstrip()
+
+
+def _joined(facts: ExportFacts) -> str:
+    """Where the anomaly map comes from."""
+    if facts.map_source == "tlm":
+        return (
+            "Their disagreement, position by position, is the anomaly map."
+            if facts.detector.denoising
+            else "That distance is the anomaly map."
+        )
+    if facts.detector.aggregation == "agreement":
+        return "A small convolutional network, the feature aggregation, turns their disagreement into the anomaly map."
+    decided = (
+        "A small convolutional network, the feature aggregation, learned from painted-in faults to tell them from the "
+        "part by these features"
     )
+    if facts.detector.memory and facts.map_source == "fa":
+        return f"{decided}; the anomaly map is the mean of its verdict and the remembered features'."
+    return f"{decided}; its verdict is the anomaly map."
 
 
 def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[Row, ...]:

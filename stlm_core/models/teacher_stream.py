@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stlm_core.models.aggregation import FeatureAggregation
-from stlm_core.models.efficientnet import PYRAMID, EfficientNetLite0
+from stlm_core.models.efficientnet import PYRAMID, EfficientNetLite0, folded
 from stlm_core.models.feature_memory import FeatureMemory, blurred
 from stlm_core.models.preprocessing import NORMALISATIONS, Normalisation
 from stlm_core.models.tiny_vit import EMBED_DIM, PatchMerging, Stage, TinyViT
@@ -77,6 +77,7 @@ class TeacherStreams(nn.Module):
         super().__init__()
         self.memory = FeatureMemory(memory) if memory else None
         self.plain = EfficientNetLite0().requires_grad_(False).eval()
+        self._quick: list[EfficientNetLite0] = []  # in a list, so that it is no part of the module
         self.denoising = DenoisingStudent() if denoising else None
         for number, (width, _) in enumerate(PYRAMID):
             self.register_buffer(f"mean_{number}", torch.zeros(width))
@@ -119,10 +120,16 @@ class TeacherStreams(nn.Module):
     def _teacher_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """The teacher's maps of strides 2, 4, 8 and 16 of an image that is normalised as the student wants it."""
         seen = image * self.get_buffer("_scale") + self.get_buffer("_shift")
+        teacher = self._quick[0] if self._quick else self.plain
         if torch.is_autocast_enabled(image.device.type):  # training: the teacher in full precision, as in the cache
             with torch.autocast(image.device.type, enabled=False):
-                return self.plain.with_finest(seen)
-        return self.plain.with_finest(seen)
+                return teacher.with_finest(seen)
+        return teacher.with_finest(seen)
+
+    def hasten(self) -> None:
+        """Compute the teacher's maps with its normalisations folded from now on, as the exported graph does; for
+        training. Weights that are loaded or moved afterwards are not followed."""
+        self._quick[:] = [folded(self.plain)]
 
     def targets(self, observed: Tensor, clean: Tensor) -> StreamFeatures:
         """What :meth:`students` should yield, from the packed features of the clean counterpart, (N, 1, C, h, w)."""

@@ -98,10 +98,13 @@ def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detect
 
 
 def to_device(detector: Detector, device: torch.device) -> Detector:
-    """``detector`` on ``device``; a pyramid's convolutions with channels last, in which they take half the time."""
-    if isinstance(detector.streams, TeacherStreams):
-        return detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return detector.to(device)
+    """``detector`` on ``device``, ready to be trained; a pyramid's convolutions with channels last, in which they take
+    half the time, and its teacher folded."""
+    if not isinstance(detector.streams, TeacherStreams):
+        return detector.to(device)
+    moved: Detector = detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    detector.streams.hasten()
+    return moved
 
 
 def _sam_parts(config: LineConfig, name: str) -> tuple[TinyViT, PromptFreeDecoder]:

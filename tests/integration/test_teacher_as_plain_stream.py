@@ -60,6 +60,36 @@ def test_images_go_in_and_a_proven_file_of_half_the_size_comes_out(live_project:
     assert "One stream is the frozen teacher itself" in (outputs / "export" / "model_card.md").read_text()
 
 
+def test_a_decoder_with_a_memory_learns_from_fresh_views_and_its_file_is_proven(live_project: Path, stlm: Stlm) -> None:
+    families = ["patch", "paste", "scratch", "stain"]
+    synthesis = {"fresh": True, "light": 0.1, "families": families, "rotation": "small"}
+    structure = {"aggregation": "decoder", "denoising_stream": False, "memory": 200}
+    change(live_project, {"synthesize": synthesis, "model": LIVE["model"] | structure, "fa": {"dice_weight": 0.5}})
+    stlm("run", "--line", "small")
+    outputs = live_project / "outputs" / "small"
+    assert json.loads((outputs / "export" / "parity.json").read_text())["passed"] is True
+    detector = load_detector(outputs / "train-fa" / "detector.safetensors")
+    assert detector.streams.memory.vectors.shape[0] == 200
+    assert float(detector.streams.memory.deviation) > 0
+    assert count_parameters(detector) < 1.7e6
+    index = read_index(outputs / "synthesize" / "index.parquet")
+    assert set(index.loc[index["variant"] > 0, "split"]) == {"validation"}
+    assert (outputs / "distill" / "curve.csv").read_text() == "step,train_total\n"
+    assert "200 features of good parts are remembered" in (outputs / "export" / "model_card.md").read_text()
+    again = stlm("run", "--line", "small")
+    assert "(up to date)" in again.stdout + again.stderr
+
+
+def test_fresh_views_need_a_teacher_that_sees_them(live_project: Path, stlm: Stlm) -> None:
+    change(live_project, {"synthesize": {"fresh": True}, "teacher": {"name": "lite_medsam"}})
+    change(live_project, {"model": {"plain_stream": "student", "init": "teacher"}})
+    for step in ("validate", "synthesize", "cache-teacher"):
+        stlm(step, "--line", "small")
+    failed = stlm("distill", "--line", "small", check=False)
+    assert failed.returncode == 2
+    assert "synthesize.fresh: needs model.plain_stream: teacher" in failed.stderr
+
+
 def test_the_whole_detector_may_be_fine_tuned_jointly(live_project: Path, stlm: Stlm) -> None:
     change(live_project, {"fa": {"joint_finetune": True}})
     for step in ("validate", "synthesize", "cache-teacher", "distill", "train-fa"):

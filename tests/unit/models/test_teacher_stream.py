@@ -34,7 +34,7 @@ def streams() -> TeacherStreams:
 def test_both_streams_yield_unit_vectors_of_the_teachers_shapes(streams):
     with torch.no_grad():
         features = streams(torch.rand(2, 3, 64, 64))
-    for stream in features:
+    for stream in (features.plain, features.denoising):
         assert [tuple(one.shape) for one in stream] == [(2, 24, 16, 16), (2, 40, 8, 8), (2, 112, 4, 4)]
         for one in stream:
             torch.testing.assert_close(one.norm(dim=1), torch.ones(one.shape[0], *one.shape[2:]))
@@ -154,3 +154,22 @@ def test_aggregation_starts_as_the_log_of_the_discrepancy_alone():
     with torch.no_grad():
         features = detector.streams(torch.rand(1, 3, 64, 64))
         torch.testing.assert_close(detector.aggregation(features), 6 + 3 * log_discrepancy(features))
+
+
+def test_a_hastened_teacher_yields_the_same_maps_and_is_not_saved():
+    torch.manual_seed(0)
+    streams = TeacherStreams("unit").eval()
+    for module in streams.plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    keys = set(streams.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = streams(x)
+        streams.hasten()
+        found = streams(x)
+    assert not all(torch.equal(one, other) for one, other in zip(found.plain, expected.plain, strict=True))
+    for one, other in zip(found.context, expected.context, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+    assert set(streams.state_dict()) == keys
