@@ -54,7 +54,7 @@ def test_a_configuration_lies_over_the_line_and_every_seed_is_set(tmp_path: Path
     settings = line_settings(line, 7, {"profile": "best", "synthesize": {"variants": 2}})
     write_params(tmp_path, "part-7-own", settings)
     config = load_line(tmp_path / "params.yaml", "part-7-own")
-    assert (config.profile, config.synthesize.variants, config.distill.steps) == ("best", 2, 4000)
+    assert (config.profile, config.synthesize.variants, config.image.size) == ("best", 2, 512)
     assert {config.data.seed, config.synthesize.seed, config.distill.seed, config.fa.seed} == {7}
     assert config.resolve(config.data.path) == tmp_path
 
