@@ -127,8 +127,12 @@ class SynthesizeConfig(Section):
 
     Beyond the paper (docs/decisions/0016): ``families`` are the kinds of anomaly that are drawn, of which ``perlin`` is
     the paper's; ``fresh`` draws a new pose, light and anomaly in every training step instead of keeping K variants, and
-    gives validation a fifth of the textures, which training then does not use; ``light`` is the share by which
-    brightness and contrast of fresh views vary. ``fresh`` needs a teacher that is the plain stream.
+    gives validation a fifth of the textures, which training then does not use. ``fresh`` needs a teacher that is the
+    plain stream.
+
+    What the camera may change between two pictures of the same part, shown in fresh views and remembered by a memory
+    (docs/decisions/0017): ``light``, the share by which brightness and contrast vary; ``shift``, share of the side;
+    ``blur``, largest sigma of a Gaussian in pixels of the network's input; ``jpeg_quality``, the lowest.
     """
 
     variants: int = Field(4, ge=1, le=64)
@@ -141,6 +145,9 @@ class SynthesizeConfig(Section):
     families: tuple[FamilyName, ...] = Field(("perlin",), min_length=1)
     fresh: bool = False
     light: Fraction = Field(0.0, ge=0, le=0.5)
+    shift: Fraction = Field(0.0, ge=0, le=0.25)
+    blur: float = Field(0.0, ge=0, le=8)
+    jpeg_quality: int = Field(100, ge=10, le=100)
     seed: int = 0
 
 

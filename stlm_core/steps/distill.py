@@ -58,7 +58,10 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
         detector.streams.set_statistics(*ranks.from_main(pairs.moments))
     if isinstance(detector.streams, TeacherStreams) and detector.streams.memory is not None:
         memory = detector.streams.memory
-        found = ranks.from_main(lambda: fit_memory(to_device(detector, device), bank, config.distill.seed, device))
+        fresh = pairs.fresh if pairs.fresh is not None and pairs.fresh.varied else None
+        found = ranks.from_main(
+            lambda: fit_memory(to_device(detector, device), bank, config.distill.seed, device, fresh)
+        )
         for kept, value in zip((memory.vectors, memory.centre, memory.deviation), found, strict=True):
             kept.copy_(value)
     if not trained_parameters(detector.streams):

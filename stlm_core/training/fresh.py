@@ -1,4 +1,4 @@
-"""Views that are drawn while training: another pose, light and anomaly of a good image every time."""
+"""Views that are drawn while training: another pose, camera and anomaly of a good image every time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from stlm_core.seeding import derive_rng
 from stlm_core.settings import SynthesizeConfig
+from stlm_core.synthesis.camera import Camera, draw_camera
 from stlm_core.synthesis.mixture import anomaly
 from stlm_core.synthesis.packed_textures import TEXTURES, PackedTextures
 from stlm_core.synthesis.rotation import draw_rotation, rotate
 
 Images = npt.NDArray[np.uint8]
-_LEVELS = 80.0  # what a share of light is worth in added grey levels
 
 
 class FreshViews:
@@ -26,6 +26,13 @@ class FreshViews:
 
     def __init__(self, folder: Path, settings: SynthesizeConfig) -> None:
         self._textures, self._settings = PackedTextures(folder / TEXTURES), settings
+
+    @property
+    def varied(self) -> bool:
+        """Whether :meth:`again` can show another image than it is given."""
+        allowed = self._settings
+        moved = allowed.rotation != "none" or allowed.shift > 0
+        return moved or allowed.light > 0 or allowed.blur > 0 or allowed.jpeg_quality < 100
 
     def draw(
         self, good: Images, donors: Images, anomalous: npt.NDArray[np.bool_], seed: int, step: int, first: int
@@ -39,17 +46,20 @@ class FreshViews:
         masks = np.zeros(good.shape[:3], np.bool_)
         for place in range(len(good)):
             rng = derive_rng("fresh", seed, step, first + place)
-            clean[place] = self._seen_again(good[place], rng)
-            shown[place] = clean[place]
+            scene, camera = self._scene(good[place], rng)
+            faulty = scene
             if anomalous[place]:
-                shown[place], masks[place] = anomaly(clean[place], donors[place], self._textures, rng, self._settings)
+                faulty, masks[place] = anomaly(scene, donors[place], self._textures, rng, self._settings)
+            shown[place] = camera.photographed(faulty)
+            clean[place] = camera.photographed(scene) if anomalous[place] else shown[place]
         return shown, masks, clean
 
-    def _seen_again(self, image: Images, rng: np.random.Generator) -> Images:
-        """``image`` (S, S, 3) in another pose and light, as the line's settings allow."""
+    def again(self, image: Images, rng: np.random.Generator) -> Images:
+        """``image`` (S, S, 3) without an anomaly, in another pose and before another camera."""
+        scene, camera = self._scene(image, rng)
+        return camera.photographed(scene)
+
+    def _scene(self, image: Images, rng: np.random.Generator) -> tuple[Images, Camera]:
         posed = rotate(image, draw_rotation(self._settings.rotation, rng))
-        light = self._settings.light
-        if light == 0:
-            return posed
-        gain, offset = rng.uniform(1 - light, 1 + light), rng.uniform(-light, light) * _LEVELS
-        return np.asarray(np.clip(np.rint(posed * np.float32(gain) + np.float32(offset)), 0, 255), np.uint8)
+        camera = draw_camera(self._settings, len(image), rng)
+        return camera.lit(posed), camera

@@ -89,7 +89,7 @@ class TrainingPairs:
         self._variant_view = rows["view"].to_numpy(dtype=np.int64)
         self._clean_view = rows["clean_view"].to_numpy(dtype=np.int64)
         self._by_image = _positions_by_value(rows["image"].astype("category").cat.codes.to_numpy(dtype=np.int64))
-        self._fresh, self._maker = fresh, ThreadPoolExecutor(1)
+        self.fresh, self._maker = fresh, ThreadPoolExecutor(1)
         self._upcoming: tuple[tuple[int, int, int, slice], Future[Batch]] | None = None
 
     @property
@@ -113,7 +113,7 @@ class TrainingPairs:
         Only the positions ``part`` of it are read and returned. Fresh pairs of the next step are made in the
         background meanwhile.
         """
-        if self._fresh is None:
+        if self.fresh is None:
             return self._drawn(seed, step, size, part)
         wanted = (seed, step, size, part)
         upcoming = self._upcoming
@@ -126,10 +126,10 @@ class TrainingPairs:
         rng = derive_rng("pairs", seed, step)
         chosen = np.array([int(rng.choice(self._by_image[image])) for image in self._images_of(seed, step, size)])
         anomalous = rng.random(size) < self._probability
-        if self._fresh is not None:
+        if self.fresh is not None:
             donors = self._clean_view[rng.integers(len(self._clean_view), size=size)]
             good = self._clean_view[chosen]
-            shown, masks, clean = self._fresh.draw(
+            shown, masks, clean = self.fresh.draw(
                 self._bank.views(good[part].tolist()),
                 self._bank.views(donors[part].tolist()),
                 anomalous[part],

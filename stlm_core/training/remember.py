@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from stlm_core.errors import UserError
 from stlm_core.models.detector import Detector
-from stlm_core.models.feature_memory import CHANNELS
+from stlm_core.models.feature_memory import CHANNELS, FeatureMemory
 from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.progress import progress
 from stlm_core.seeding import derive_rng
 from stlm_core.synthesis.bank import Bank
+from stlm_core.training.fresh import FreshViews, Images
 
 _BATCH = 8
 _CANDIDATES = 24_000  # features among which the memory is chosen
+_AGAIN = 2  # fresh views of every training image besides the image as it is
+_AS_THEY_ARE = 2 / 3  # share of the memory that is chosen from the images as they are, before any fresh view
 _FEWEST_DEVIATION = 1e-6
 
 
 @torch.no_grad()
-def fit_memory(detector: Detector, bank: Bank, seed: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors, centre and deviation for the detector's memory, from the good images of ``bank`` as they are.
+def fit_memory(
+    detector: Detector, bank: Bank, seed: int, device: torch.device, fresh: FreshViews | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors, centre and deviation for the detector's memory, from the good images of ``bank``.
 
     The vectors are chosen among an equal number of random ones of every training image, so that each is as far as can
-    be from those already chosen (greedy k-centre). Centre and deviation are of the distance map over the validation
-    images.
+    be from those already chosen (greedy k-centre). With ``fresh`` a third of them is chosen so from the same images
+    in other poses and before other cameras: chosen together, these would be the farthest of all and leave no room.
+    Centre and deviation are of the distance map over the validation images as they are.
 
     Raises:
         UserError: the bank has too few training images for the memory's size, or no validation image.
     """
-    streams = detector.streams
-    assert isinstance(streams, TeacherStreams)
-    memory = streams.memory
-    assert memory is not None
+    memory = _memory(detector)
     detector.eval()
     as_they_are = bank.index[bank.index["seed"] == 0]
     training, validation = (
@@ -40,24 +47,24 @@ def fit_memory(detector: Detector, bank: Bank, seed: int, device: torch.device) 
     )
     if not validation:
         raise UserError("the bank has no `validation` images; raise data.validation_fraction or add good images")
-    share = -(-_CANDIDATES // len(training))
-    candidates: list[Tensor] = []
-    with progress("remember", len(training)) as shown:
-        for start in range(0, len(training), _BATCH):
-            views = training[start : start + _BATCH]
-            embedded = memory.embed(_maps(detector, bank, views, device)).flatten(2).transpose(1, 2)  # (n, cells, C)
-            for view, cells in zip(views, embedded, strict=True):
-                order = derive_rng("remember", seed, int(view)).permutation(len(cells))[:share]
-                candidates.append(cells[torch.from_numpy(order)])
-            shown.advance(len(views))
-    pool = torch.cat(candidates)
+
     size = memory.vectors.shape[0]
+    pool = _candidates(detector, training, lambda _place, view: bank.views([view])[0], seed, device)
     if len(pool) < size:
         raise UserError(f"model.memory: {size} is more than the {len(pool)} features of the good images; set it lower")
-    memory.vectors.copy_(farthest(pool, size))
+    if fresh is None:
+        chosen = farthest(pool, size)
+    else:
+
+        def again(place: int, view: int) -> Images:
+            return fresh.again(bank.views([view])[0], derive_rng("remember again", seed, place))
+
+        chosen = farthest(pool, math.ceil(size * _AS_THEY_ARE))
+        chosen = farthest(_candidates(detector, training * _AGAIN, again, seed, device), size, chosen)
+    memory.vectors.copy_(chosen)
     side = (detector.facts.size // 2,) * 2
     maps = [
-        memory.distance_map(_maps(detector, bank, validation[start : start + _BATCH], device), side)
+        memory.distance_map(_maps(detector, bank.views(validation[start : start + _BATCH]), device), side)
         for start in range(0, len(validation), _BATCH)
     ]
     total = sum(one.numel() for one in maps)
@@ -66,21 +73,48 @@ def fit_memory(detector: Detector, bank: Bank, seed: int, device: torch.device) 
     return memory.vectors.cpu(), centre.float().cpu(), square.sqrt().clamp_min(_FEWEST_DEVIATION).float().cpu()
 
 
-def farthest(pool: Tensor, size: int) -> Tensor:
-    """``size`` of the vectors (n, C), the first of them and then always the one farthest from all chosen."""
+def farthest(pool: Tensor, size: int, kept: Tensor | None = None) -> Tensor:
+    """``size`` vectors (size, C): those ``kept`` already, then always the one of ``pool`` (n, C) farthest from all
+    chosen; the first of the pool where none is kept."""
     assert pool.shape[1] == CHANNELS
     squares = (pool**2).sum(1)
     nearest = torch.full_like(squares, float("inf"))
-    chosen = [0]
-    for _ in range(size - 1):
-        last = pool[chosen[-1]]
+    chosen = [pool[0]] if kept is None else list(kept)
+    for number in range(size):
+        if number == len(chosen):
+            chosen.append(pool[int(nearest.argmax())])
+        last = chosen[number]
         nearest = torch.minimum(nearest, squares - 2 * (pool @ last) + last @ last)
-        chosen.append(int(nearest.argmax()))
-    return pool[chosen]
+    return torch.stack(chosen)
 
 
-def _maps(detector: Detector, bank: Bank, views: list[int], device: torch.device) -> list[Tensor]:
-    images = torch.from_numpy(bank.views(views)).to(device)
+def _candidates(
+    detector: Detector, views: Sequence[int], show: Callable[[int, int], Images], seed: int, device: torch.device
+) -> Tensor:
+    """Random features (n, C) in equal numbers of all ``views``; ``show`` makes an image of a place and its view."""
+    memory = _memory(detector)
+    share = -(-_CANDIDATES // len(views))
+    found: list[Tensor] = []
+    with progress("remember", len(views)) as shown:
+        for start in range(0, len(views), _BATCH):
+            some = list(enumerate(views))[start : start + _BATCH]
+            maps = _maps(detector, np.stack([show(place, view) for place, view in some]), device)
+            embedded = memory.embed(maps).flatten(2).transpose(1, 2)  # (n, cells, C)
+            for (_place, view), cells in zip(some, embedded, strict=True):
+                order = derive_rng("remember", seed, view).permutation(len(cells))[:share]
+                found.append(cells[torch.from_numpy(order)])
+            shown.advance(len(some))
+    return torch.cat(found)
+
+
+def _memory(detector: Detector) -> FeatureMemory:
     streams = detector.streams
     assert isinstance(streams, TeacherStreams)
-    return streams.remembered(streams(detector.preprocess(images)))
+    assert streams.memory is not None
+    return streams.memory
+
+
+def _maps(detector: Detector, images: Images, device: torch.device) -> list[Tensor]:
+    streams = detector.streams
+    assert isinstance(streams, TeacherStreams)
+    return streams.remembered(streams(detector.preprocess(torch.from_numpy(images).to(device))))

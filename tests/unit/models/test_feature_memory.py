@@ -18,8 +18,10 @@ from stlm_core.models.feature_memory import CHANNELS, FeatureMemory, blurred
 from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.bank import Bank
 from stlm_core.synthesis.build import build_bank
+from stlm_core.synthesis.packed_textures import TEXTURES, pack_textures
 from stlm_core.synthesis.plan import SourceImage
 from stlm_core.synthesis.textures import ProceduralTextures
+from stlm_core.training.fresh import FreshViews
 from stlm_core.training.remember import farthest, fit_memory
 
 FACTS = DetectorFacts(64, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=False, memory=50)
@@ -82,6 +84,40 @@ def test_each_vector_is_the_farthest_from_those_before():
     for count in range(1, 12):
         distances = cdist(pool, chosen[:count]).min(1)
         assert distances.max() == pytest.approx(cdist(chosen[count : count + 1], chosen[:count]).min(), rel=1e-4)
+
+
+def test_what_is_kept_already_counts_as_chosen():
+    torch.manual_seed(1)
+    pool = torch.randn(60, CHANNELS)
+    assert torch.equal(farthest(pool, 12, farthest(pool, 5)), farthest(pool, 12))
+    strange = torch.randn(3, CHANNELS) * 9
+    chosen = farthest(pool, 5, strange)
+    assert torch.equal(chosen[:3], strange)
+    assert float(cdist(chosen[3:4], strange).min()) == pytest.approx(float(cdist(pool, strange).min(1).max()), rel=1e-4)
+
+
+def test_parts_seen_in_other_light_are_remembered(tmp_path, bank):
+    """Two thirds of the memory stay what they are without fresh views; to the whole darker parts are nearer."""
+    settings = SynthesizeConfig(fresh=True, light=0.3)
+    pack_textures(tmp_path / TEXTURES, ProceduralTextures(64), 64)
+    torch.manual_seed(0)
+    plain, seen = Detector(FACTS).eval(), Detector(FACTS).eval()
+    seen.load_state_dict(plain.state_dict())
+    alone = fit_memory(plain, bank, 0, CPU)
+    both = fit_memory(seen, bank, 0, CPU, FreshViews(tmp_path, settings))
+    share = FACTS.memory * 2 // 3
+    assert torch.equal(alone[0][:share], both[0][:share])
+    for detector, (vectors, *_) in ((plain, alone), (seen, both)):
+        detector.streams.memory.vectors.copy_(vectors)
+    darker = torch.from_numpy((bank.views([0]) * 0.72).astype(np.uint8))
+    with torch.no_grad():
+        far, near = (
+            one.streams.memory.distance_map(
+                one.streams.remembered(one.streams(one.preprocess(darker))), (32, 32)
+            ).mean()
+            for one in (plain, seen)
+        )
+    assert float(near) < 0.9 * float(far)
 
 
 def test_good_parts_that_are_not_remembered_have_mean_0_and_deviation_1(bank):

@@ -44,11 +44,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def pairs(folder):
+def pairs(folder, settings=SETTINGS):
     from stlm_core.synthesis.bank import Bank
 
     return TrainingPairs(
-        Bank.open(folder), FeatureCache.open(folder), "train", 0.5, clean_only=True, fresh=FreshViews(folder, SETTINGS)
+        Bank.open(folder), FeatureCache.open(folder), "train", 0.5, clean_only=True, fresh=FreshViews(folder, settings)
     )
 
 
@@ -86,6 +86,35 @@ def test_shown_and_clean_differ_where_the_mask_says(folder):
         assert not (differs & (batch.masks == 0)).any()
         anomalous = batch.masks.flatten(1).any(1)
         assert torch.equal(anomalous, differs.flatten(1).any(1))
+
+
+def test_a_defect_goes_through_the_same_camera_as_the_part(folder):
+    """Beside the defect, farther than the blur and the compression's blocks reach, both views are the same."""
+    camera = SETTINGS.model_copy(update={"light": 0.2, "shift": 0.1, "blur": 2.0, "jpeg_quality": 60})
+    source = pairs(folder, camera)
+    changed = 0
+    for step in range(6):
+        batch, as_it_was = source.draw(0, step, 4), pairs(folder).draw(0, step, 4)
+        changed += int((batch.clean_images != as_it_was.clean_images).any())
+        for shown, clean, mask in zip(
+            batch.images.numpy(), batch.clean_images.numpy(), batch.masks.numpy(), strict=True
+        ):
+            near = cv2.dilate(mask, np.ones((49, 49), np.uint8)) > 0
+            np.testing.assert_array_equal(shown[~near], clean[~near])
+            assert (shown != clean).any() == mask.any()
+    assert changed == 6
+
+
+def test_a_line_whose_camera_and_pose_never_change_has_no_other_views(folder):
+    still = SynthesizeConfig(fresh=True)
+    assert not FreshViews(folder, still).varied
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(FreshViews(folder, still).again(image, rng), image)
+    for change in ({"rotation": "small"}, {"light": 0.1}, {"shift": 0.1}, {"blur": 1.0}, {"jpeg_quality": 40}):
+        views = FreshViews(folder, still.model_copy(update=change))
+        assert views.varied
+        assert any((views.again(image, rng) != image).any() for _ in range(20))
 
 
 def test_the_plain_stream_says_what_the_clean_view_is(folder):
