@@ -24,7 +24,8 @@ def test_int8_is_off_by_half_a_vectors_scale_at_most(features):
     kept = form.decode(rows)
     assert kept.dtype == np.float32
     scale = np.abs(features).max(axis=2, keepdims=True) / 127
-    assert (np.abs(kept - features) <= scale * 0.5001 + np.finfo(np.float32).tiny).all()
+    flushed = 127 * np.finfo(np.float32).tiny  # a scale below the smallest normal number may count as 0
+    assert (np.abs(kept - features) <= scale * 0.5001 + flushed).all()
 
 
 @given(FEATURES)
