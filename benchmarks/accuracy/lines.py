@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.accuracy.reduced import reduce_line
 from stlm_core.config import SECTIONS, deep_merge
 from stlm_core.data.adapters import ADAPTERS
 from stlm_core.data.manifest import Manifest
@@ -46,6 +47,9 @@ class Line:
 def find_line(spec: str, datasets: Path, project: Path) -> Line:
     """One of :data:`KNOWN`, or ``NAME=FOLDER[:FORMAT[:CATEGORY]]`` (the format is ``mvtec`` unless named).
 
+    ``NAME@20`` and ``NAME@2%`` (with ``=FOLDER`` after it where the name is not known): a line in MVTec's layout with
+    20 good images, or with 2 % unmarked defects among them (:func:`~benchmarks.accuracy.reduced.reduce_line`).
+
     ``datasets`` holds ``mvtec_ad/bottle``, ``mvtec_ad/screw``, ``magnetic_tile`` and ``dtd_textures``; without the last
     the embedded textures are used. The sample line is drawn into ``project``.
 
@@ -53,6 +57,13 @@ def find_line(spec: str, datasets: Path, project: Path) -> Line:
         UserError: the name or format is unknown, or the folder is missing.
     """
     name, named, rest = spec.partition("=")
+    whole, reduced, change = name.partition("@")
+    if reduced:
+        line = find_line(whole + named + rest, datasets, project)
+        if line.format != "mvtec":
+            raise UserError(f"line {name}: `@` is for MVTec's layout, not for {line.format}")
+        name = f"{whole}-{change.replace('%', '-percent')}"
+        return replace(line, name=name, folder=reduce_line(line.folder, change, project / "lines" / name))
     if named:
         folder, layout, category, *more = [*rest.split(":"), "", ""]
         if any(more):
