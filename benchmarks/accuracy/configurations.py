@@ -35,7 +35,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
         {"synthesize": {"families": ["patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap"]}}
     ),
     "kept-variants": Configuration({"synthesize": {"fresh": False}}),
-    "camera": Configuration({"synthesize": {"light": 0.2, "shift": 0.05, "blur": 1.5, "jpeg_quality": 50}}),
+    "same-camera": Configuration({"synthesize": {"light": 0.1, "shift": 0.0, "blur": 0.0, "jpeg_quality": 100}}),
     "same-light": Configuration({"synthesize": {"light": 0.0}}),
     "same-pose": Configuration({"synthesize": {"rotation": "none"}}),
     "half-steps": Configuration({"fa": {"steps": 500}}),

@@ -60,7 +60,8 @@ class Detector(nn.Module):
     The image score is the mean of the ``top_pixels`` largest pixels of the map at network size (paper section
     3.4), so it does not depend on H and W.
 
-    The map comes from FA; where there is a memory, from the mean of FA's logits and the memory's standardised distance.
+    The map comes from FA; where there is a memory, from the mean of FA's logits and the memory's standardised distance,
+    weighted by the memory's share.
     With ``map_source`` "fa-alone" the memory is not asked; with "tlm" FA is not: the map is then the streams'
     discrepancy over its largest possible value, or without a denoising stream the memory's distance.
     """
@@ -92,9 +93,19 @@ class Detector(nn.Module):
         if self.map_source == "tlm":
             return self._unfamiliar(features, (self.facts.size // 2,) * 2).sigmoid()
         logits: Tensor = self.aggregation(features)
-        if self.map_source == "fa" and self.facts.memory:
-            logits = (logits + self._unfamiliar(features, logits.shape[-2:])) / 2
+        if self.map_source == "fa" and isinstance(self.streams, TeacherStreams) and self.streams.memory is not None:
+            logits = logits + self.streams.memory.share * (self._unfamiliar(features, logits.shape[-2:]) - logits)
         return logits.sigmoid()
+
+    def opinions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (N, 3, S, S) to FA's logits and the memory's standardised distance, (N, h, w) each.
+
+        Raises:
+            UserError: there is no memory.
+        """
+        features = self.streams(x)
+        logits: Tensor = self.aggregation(features)
+        return logits, self._unfamiliar(features, logits.shape[-2:])
 
     def _unfamiliar(self, features: StreamFeatures, side: Sequence[int]) -> Tensor:
         """The memory's standardised distance map at ``side``, (N, h, w)."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from stlm_core.config import LineConfig
 from stlm_core.models.detector import load_streams, save_detector
+from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.distill import STREAMS
 from stlm_core.steps.parallel_training import count_processes, run_training
@@ -19,6 +21,7 @@ from stlm_core.steps.training import (
 )
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.aggregate import Aggregation
+from stlm_core.training.balance import memory_share
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
@@ -53,8 +56,12 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     bank, pairs = open_data(config, workspace, ranks)
     detector = new_detector(config, "fa", seed=config.fa.seed)
     load_streams(workspace.need("distill", STREAMS), detector)
-    task = Aggregation(to_device(detector, device), pairs, PseudoValidation(bank), config.fa, device, ranks)
+    validation = PseudoValidation(bank)
+    task = Aggregation(to_device(detector, device), pairs, validation, config.fa, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.fa, folder, device, ranks)
+    if isinstance(detector.streams, TeacherStreams) and (memory := detector.streams.memory) is not None:
+        memory.share.fill_(ranks.from_main(lambda: memory_share(detector, bank, device)))
+        outcome = replace(outcome, best=ranks.from_main(lambda: validation.figures(detector, device)))
     if ranks.main:
         save_detector(folder / DETECTOR, detector)
         write_selection(folder, outcome)

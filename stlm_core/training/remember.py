@@ -19,7 +19,7 @@ from stlm_core.synthesis.bank import Bank
 from stlm_core.training.fresh import FreshViews, Images
 
 _BATCH = 8
-_CANDIDATES = 24_000  # features among which the memory is chosen
+_CANDIDATES = 60_000  # features among which the memory is chosen
 _AGAIN = 2  # fresh views of every training image besides the image as it is
 _AS_THEY_ARE = 2 / 3  # share of the memory that is chosen from the images as they are, before any fresh view
 _FEWEST_DEVIATION = 1e-6

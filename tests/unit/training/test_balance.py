@@ -1,0 +1,87 @@
+"""The memory's share: from the good parts' unrest, the same for any scale of either opinion, and within its limits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stlm_core.models.detector import Detector, DetectorFacts
+from stlm_core.training.balance import memory_share
+
+CPU = torch.device("cpu")
+SIZE, IMAGES = 64, 12
+FACTS = DetectorFacts(
+    SIZE, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=False, memory=20
+)
+
+
+class Views:
+    """Good images that differ in one grey level each, as a bank shows them; two of training, one turned."""
+
+    def __init__(self, images: int) -> None:
+        splits = ["validation"] * images + ["train"] * 2
+        self.index = pd.DataFrame(
+            {"view": range(images + 3), "split": [*splits, "validation"], "seed": 0, "variant": 0}
+        )
+        self.index.loc[images + 2, "seed"] = 5
+        self.asked: list[int] = []
+
+    def views(self, numbers: list[int]) -> np.ndarray:
+        self.asked += numbers
+        return np.stack([np.full((SIZE, SIZE, 3), number, np.uint8) for number in numbers])
+
+
+def share(decoder_unrest: float, memory_unrest: float, images: int = IMAGES) -> float:
+    """With opinions whose largest cells vary by so much from image to image, on top of large constants."""
+    bank = Views(images)
+    drawn = torch.from_numpy(np.random.default_rng(0).standard_normal((2, images)).astype(np.float32))
+    drawn = (drawn - drawn.mean(1, keepdim=True)) / drawn.std(1, keepdim=True)
+
+    def opinions(x):
+        numbers = (x[:, 0, 0, 0] * 255).round().long()
+        maps = []
+        for values, unrest, level in zip(drawn, (decoder_unrest, memory_unrest), (-40.0, 7.0), strict=True):
+            one = torch.full((len(x), 32, 32), -100.0)
+            one[:, 3, 4] = level + unrest * values[numbers]
+            maps.append(one)
+        return maps[0], maps[1]
+
+    detector = SimpleNamespace(
+        eval=lambda: None, preprocess=lambda images: images.permute(0, 3, 1, 2).float() / 255, opinions=opinions
+    )
+    found = memory_share(detector, bank, CPU)
+    assert bank.asked == (list(range(images)) if images >= 8 else [])
+    return found
+
+
+@pytest.mark.parametrize(("decoder", "memory"), [(1.0, 1.0), (2.0, 1.0), (0.6, 0.9), (30.0, 20.0)])
+def test_the_share_is_the_others_part_of_the_unrest(decoder, memory):
+    assert share(decoder, memory) == pytest.approx(decoder / (decoder + memory), rel=1e-3)
+
+
+def test_neither_is_silenced():
+    assert share(50.0, 0.1) == 0.75
+    assert share(0.1, 50.0) == 0.25
+    assert share(0.0, 0.0) == 0.5
+
+
+def test_few_images_decide_nothing():
+    assert share(9.0, 1.0, images=7) == 0.5
+
+
+def test_the_map_is_weighted_by_the_share():
+    torch.manual_seed(0)
+    detector = Detector(FACTS).eval()
+    detector.streams.memory.vectors.normal_()
+    x = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        logits, unfamiliar = detector.opinions(x)
+        for weight in (0.25, 0.5, 0.7):
+            detector.streams.memory.share.fill_(weight)
+            torch.testing.assert_close(
+                detector.grid_map(x), ((1 - weight) * logits + weight * unfamiliar).sigmoid(), atol=1e-5, rtol=1e-4
+            )
