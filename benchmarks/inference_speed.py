@@ -6,8 +6,9 @@
 Pixels in memory to score, map and decision. The peer is STFPM with ResNet-18 (two networks, three feature maps,
 cosine distances), written here from its paper, in PyTorch and as ONNX. Weights do not change the time and are random
 unless --detector names a trained one. Where the package `openvino` is installed (the project does not need it), the
-same file runs in it too, with sizes left open and with sizes fixed. The contenders take turns, so that other work on
-the machine slows all alike; "ratio" is that of the medians to PyTorch.
+same file runs in it too, with sizes left open and with sizes fixed. With a decoder the int8 version (`stlm quantize`)
+runs beside the file; ranges from noise do for its time. The contenders take turns, so that other work on the machine
+slows all alike; "ratio" is that of the medians to PyTorch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from measure import surroundings, take_turns, write_json
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stlm_core.export.int8 import quantised
 from stlm_core.export.onnx_graph import export_onnx
 from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, count_parameters, load_detector
 
@@ -129,6 +131,12 @@ def in_openvino(content: bytes, image: np.ndarray, threads: int) -> dict[str, Ca
     return calls
 
 
+def in_int8(content: bytes, image: np.ndarray, threads: int) -> dict[str, Callable[[], object]]:
+    """A call of the file's int8 version, its ranges from noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, *image.shape[1:]), dtype=np.uint8)
+    return {"stlm, int8, ONNX Runtime": in_onnxruntime(quantised(content, noise), image, threads)}
+
+
 def in_torch(model: nn.Module, image: Tensor) -> Callable[[], object]:
     """An eager call without gradients."""
 
@@ -165,6 +173,7 @@ def main() -> None:
     contenders = {
         "stlm, PyTorch": in_torch(shipped, pixels),
         "stlm, ONNX Runtime": in_onnxruntime(content, pixels.numpy(), options.threads),
+        **(in_int8(content, pixels.numpy(), options.threads) if detector.facts.aggregation == "decoder" else {}),
         **in_openvino(content, pixels.numpy(), options.threads),
         "STFPM ResNet-18, PyTorch": in_torch(peer, scaled),
         "STFPM ResNet-18, ONNX Runtime": in_onnxruntime(peer_content, scaled.numpy(), options.threads),

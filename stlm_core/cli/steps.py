@@ -89,6 +89,10 @@ export_command = step_command(
 register_command = step_command(
     "register", "Log the export and its evaluation to MLflow and register it as the line's challenger."
 )
+quantize_command = step_command(
+    "quantize",
+    "Make an int8 version of the exported model, refused unless it decides the same on the line's own images.",
+)
 
 
 def cache_teacher_command(

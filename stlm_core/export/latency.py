@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stlm_core.runtime.model import DetectorSession
 
 _WARM_UP = 3
+_REST = 0.1  # seconds: ONNX Runtime's threads spin after their work and would take a core from whoever is next
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,47 @@ def measure_latency(
     on_run: Callable[[], None] = lambda: None,
 ) -> LatencyReport:
     """Time ``runs`` predictions of ``image``, uint8 (H, W, 3), after a warm-up; ``threads`` is what the session has."""
+    (report,) = measure_in_turns([session], image, runs, threads=threads, on_run=on_run)
+    return report
+
+
+def measure_in_turns(
+    sessions: Sequence[DetectorSession],
+    image: npt.NDArray[np.uint8],
+    runs: int,
+    *,
+    threads: int = 0,
+    on_run: Callable[[], None] = lambda: None,
+) -> list[LatencyReport]:
+    """:func:`measure_latency` of several files that take turns, so that other work on the machine slows all alike.
+
+    ``on_run`` is called after every turn of all.
+    """
+    batch = image[None]
+    times: list[list[float]] = [[] for _ in sessions]
+    for turn in range(_WARM_UP + runs):
+        for session, own in zip(sessions, times, strict=True):
+            if len(sessions) > 1:
+                time.sleep(_REST)
+            began = time.perf_counter()
+            session.predict(batch)
+            own.append((time.perf_counter() - began) * 1000)
+        if turn >= _WARM_UP:
+            on_run()
+    return [_report(session, image, own[_WARM_UP:], threads) for session, own in zip(sessions, times, strict=True)]
+
+
+def _report(
+    session: DetectorSession, image: npt.NDArray[np.uint8], times: Sequence[float], threads: int
+) -> LatencyReport:
     import onnxruntime
 
-    batch = image[None]
-    for _ in range(_WARM_UP):
-        session.predict(batch)
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        session.predict(batch)
-        times.append((time.perf_counter() - began) * 1000)
-        on_run()
     return LatencyReport(
         p50_ms=round(float(np.percentile(times, 50)), 3),
         p95_ms=round(float(np.percentile(times, 95)), 3),
         mean_ms=round(float(np.mean(times)), 3),
         min_ms=round(min(times), 3),
-        runs=runs,
+        runs=len(times),
         warm_up=_WARM_UP,
         width=image.shape[1],
         height=image.shape[0],

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from stlm_core.config import LineConfig
-from stlm_core.data.images import read_image, read_mask
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.detection import Detected, detect
@@ -24,10 +23,11 @@ from stlm_core.evaluation.figures import contact_sheet, pro_figure, roc_figure, 
 from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
-from stlm_core.files import sha256_file, write_bytes_atomic, write_json_atomic
+from stlm_core.files import write_bytes_atomic, write_json_atomic
 from stlm_core.models.detector import Detector, count_parameters, load_detector
 from stlm_core.progress import Progress, progress
 from stlm_core.steps.contract import StepResult, code_version, run_step
+from stlm_core.steps.manifest_images import row_image, row_mask
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.optimisation import pick_device
 
@@ -97,6 +97,7 @@ class _Runner:
         self, config: LineConfig, manifest: Manifest, detector: Detector, device: torch.device, shown: Progress
     ) -> None:
         self.config, self.manifest, self.detector, self.device, self.shown = config, manifest, detector, device, shown
+        self.max_pixels = config.data.max_pixels
 
     def calibration_scores(self) -> pd.DataFrame:
         """Columns path and raw_score of the held-back good images."""
@@ -119,30 +120,17 @@ class _Runner:
                 row.defect_type,
                 found.raw_score,
                 found.anomaly_map,
-                self._mask(row, (found.image.shape[0], found.image.shape[1])),
+                row_mask(self.manifest, row, (found.image.shape[0], found.image.shape[1]), self.max_pixels),
                 found.image,
                 row.sha256,
                 row.group,
             )
 
     def _detect(self, rows: Iterable[ManifestRow], note: str) -> Iterator[Detected[ManifestRow]]:
-        images = ((row, self._image(row)) for row in rows)
+        images = ((row, row_image(self.manifest, row, self.max_pixels)) for row in rows)
         for found in detect(self.detector, images, self.device, self.config.evaluate.batch_size):
             yield found
             self.shown.advance(note=note)
-
-    def _image(self, row: ManifestRow) -> npt.NDArray[np.uint8]:
-        path = self.manifest.image_path(row)
-        if sha256_file(path) != row.sha256:
-            raise UserError(f"{path}: has changed since the manifest was made; run `stlm validate` again")
-        return read_image(path, self.config.data.max_pixels)
-
-    def _mask(self, row: ManifestRow, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-        path = self.manifest.mask_path(row)
-        if path is None or row.label == 0:
-            return None
-        image = self.manifest.image_path(row)
-        return read_mask(path, size, image=image, max_pixels=self.config.data.max_pixels)
 
 
 def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from stlm_core.config import TRAINED_SECTIONS, LineConfig
-from stlm_core.data.images import read_image
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
@@ -27,6 +26,7 @@ from stlm_core.models.detector import Detector, ShippedDetector, count_parameter
 from stlm_core.progress import progress
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.contract import StepResult, code_version, run_step
+from stlm_core.steps.manifest_images import row_image
 from stlm_core.steps.workspace import Workspace
 
 # The card names all settings by one hash, and the seeds.
@@ -162,11 +162,7 @@ def _parity_images(config: LineConfig, manifest: Manifest) -> list[ParityImage]:
     rows = rows or sorted(manifest.calibration(), key=lambda row: row.sha256)
     if not rows:
         raise UserError(f"line {config.name}: no test or calibration image to prove the export on")
-    images = []
-    for row in rows[: config.export.parity_images]:
-        path = manifest.image_path(row)
-        if sha256_file(path) != row.sha256:
-            raise UserError(f"{path}: has changed since the manifest was made; run `stlm validate` again")
-        pixels = read_image(path, config.data.max_pixels)
-        images.append(ParityImage(row.path, row.split, row.sha256, pixels))
-    return images
+    return [
+        ParityImage(row.path, row.split, row.sha256, row_image(manifest, row, config.data.max_pixels))
+        for row in rows[: config.export.parity_images]
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from stlm_core.config import LineConfig
 from stlm_core.steps.contract import StepResult
-from stlm_core.steps.workspace import STEPS, Workspace
+from stlm_core.steps.workspace import BY_HAND, STEPS, Workspace
 
 TRAINING_STEPS = ("distill", "train-fa")
 
@@ -22,7 +22,7 @@ def run_one(
     Raises:
         ValueError: no step has that name.
     """
-    if step not in STEPS:
+    if step not in (*STEPS, *BY_HAND):
         raise ValueError(f"unknown step {step!r}")
     name = step.replace("-", "_")
     run = getattr(importlib.import_module(f"stlm_core.steps.{name}"), name)
