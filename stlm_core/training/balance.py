@@ -10,13 +10,14 @@ from stlm_core.synthesis.bank import Bank
 
 _BATCH = 8
 _FEWEST = 8  # images; the spread of fewer says nothing, and the two count alike
-_LEAST, _MOST = 0.25, 0.75
+# The unrest of twenty images is a rough estimate, and where the memory rules its blurred map draws blurred borders.
+_LEAST, _MOST = 0.35, 0.65
 _LARGEST = 2048  # the image score is that of one in so many cells, 8 of 128 x 128
 
 
 @torch.no_grad()
 def memory_share(detector: Detector, bank: Bank, device: torch.device) -> float:
-    """Weight of the memory in the map, between 0.25 and 0.75; the decoder has the rest.
+    """Weight of the memory in the map, between 0.35 and 0.65; the decoder has the rest.
 
     Each of the two is weighted by the inverse of its own unrest: the standard deviation of its image scores over the
     validation images as they are. One deviation of a good part then counts the same in both, and the one that is
