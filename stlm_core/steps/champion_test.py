@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stlm_core.config import LineConfig
-from stlm_core.data.images import read_image, read_mask
-from stlm_core.errors import StlmError, UserError
+from stlm_core.errors import StlmError
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.evidence_collector import EvidenceCollector
 from stlm_core.evaluation.predictions import Prediction
-from stlm_core.files import sha256_file
 from stlm_core.integrations.mlflow_registry import Registry, Version
 from stlm_core.progress import progress
 from stlm_core.runtime.model import DetectorSession
+from stlm_core.steps.manifest_images import row_image, row_mask
 from stlm_core.steps.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -55,13 +54,8 @@ def test_again(config: LineConfig, registry: Registry, version: Version, test_sh
 def _test(
     config: LineConfig, manifest: Manifest, row: ManifestRow, session: DetectorSession, collector: EvidenceCollector
 ) -> None:
-    path, mask_path = manifest.image_path(row), manifest.mask_path(row)
-    if sha256_file(path) != row.sha256:
-        raise UserError(f"{path}: has changed since the manifest was made; run `stlm validate` again")
-    image = read_image(path, config.data.max_pixels)
-    mask = None
-    if mask_path is not None and row.label == 1:
-        mask = read_mask(mask_path, image.shape[:2], image=path, max_pixels=config.data.max_pixels)
+    image = row_image(manifest, row, config.data.max_pixels)
+    mask = row_mask(manifest, row, (image.shape[0], image.shape[1]), config.data.max_pixels)
     found = session.predict(image[None])
     score = float(found.scores[0])
     shown = Prediction(
