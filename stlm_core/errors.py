@@ -15,3 +15,8 @@ class UserError(StlmError):
     """
 
     exit_code = 2
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library's error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

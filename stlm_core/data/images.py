@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stlm_core.data.decoders import refuse_costly_bmp, refuse_costly_jpeg, silence_decoders
-from stlm_core.errors import UserError
+from stlm_core.errors import UserError, first_line
 from stlm_core.files import sha256_tree
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -212,17 +212,13 @@ def open_image(path: Path, content: bytes, max_pixels: int) -> Iterator[Image.Im
     except MemoryError:
         raise UserError(f"{path}: too large to decode in the memory that is left") from None
     except Exception as error:  # decoders raise nearly every type there is on damaged bytes
-        raise UserError(f"{path}: damaged or truncated image: {_first_line(error)}") from None
+        raise UserError(f"{path}: damaged or truncated image: {first_line(error)}") from None
 
 
 def _check_png(content: bytes) -> None:
     """Compare the checksums of all PNG chunks: the decoder itself accepts some damaged pixel data."""
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
         image.verify()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def stored_orientation(image: Image.Image) -> int:

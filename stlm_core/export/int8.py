@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stlm_core.errors import StlmError, UserError
+from stlm_core.errors import StlmError, UserError, first_line
 from stlm_core.models.feature_memory import CHANNELS
 from stlm_core.runtime.model import INPUT
 
@@ -78,7 +78,7 @@ def quantised(content: bytes, images: Iterable[npt.NDArray[np.uint8]]) -> bytes:
         except StlmError:  # from reading an image
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise StlmError(f"int8: ONNX Runtime cannot quantise the model: {_first_line(error)}") from error
+            raise StlmError(f"int8: ONNX Runtime cannot quantise the model: {first_line(error)}") from error
         result = onnx.load_model(target)
     del result.metadata_props[:]
     for key, value in sorted({**facts, PRECISION: "int8"}.items()):
@@ -178,7 +178,3 @@ def _quiet() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.removeHandler(silent)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from stlm_core.errors import StlmError
+from stlm_core.errors import StlmError, first_line
 from stlm_core.runtime.model import INPUT, OUTPUTS
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def export_onnx(model: nn.Module, metadata: Mapping[str, str], *, opset: int) ->
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever fails in types of its own
-        raise StlmError(f"ONNX export failed: {_first_line(error)}") from error
+        raise StlmError(f"ONNX export failed: {first_line(error)}") from error
     if program is None:
         raise StlmError("ONNX export failed: the exporter returned nothing")
     proto = program.model_proto
@@ -107,7 +107,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from stlm_core.errors import UserError
 from stlm_core.models.aggregation import FeatureAggregation
+from stlm_core.models.feature_memory import FeatureMemory
 from stlm_core.models.preprocessing import Normalisation, Preprocess
 from stlm_core.models.pyramid_decoder import PyramidDecoder
 from stlm_core.models.sam_checkpoint import load_strict
@@ -85,6 +86,11 @@ class Detector(nn.Module):
             self.streams = TwoStreamModel(facts.stem)
             self.aggregation = FeatureAggregation(facts.discrepancy_skip)
 
+    @property
+    def memory(self) -> FeatureMemory | None:
+        """The memory of the good parts' features, where the detector has one."""
+        return self.streams.memory if isinstance(self.streams, TeacherStreams) else None
+
     def grid_map(self, x: Tensor) -> Tensor:
         """Normalised images (N, 3, S, S) to the anomaly map on the feature grid, (N, h, w) in [0, 1]."""
         features = self.streams(x)
@@ -93,8 +99,8 @@ class Detector(nn.Module):
         if self.map_source == "tlm":
             return self._unfamiliar(features, (self.facts.size // 2,) * 2).sigmoid()
         logits: Tensor = self.aggregation(features)
-        if self.map_source == "fa" and isinstance(self.streams, TeacherStreams) and self.streams.memory is not None:
-            logits = logits + self.streams.memory.share * (self._unfamiliar(features, logits.shape[-2:]) - logits)
+        if self.map_source == "fa" and self.memory is not None:
+            logits = logits + self.memory.share * (self._unfamiliar(features, logits.shape[-2:]) - logits)
         return logits.sigmoid()
 
     def opinions(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stlm_core.errors import StlmError, UserError
+from stlm_core.errors import StlmError, UserError, first_line
 from stlm_core.files import sha256_bytes
 
 FORMAT = "1"
@@ -74,7 +74,7 @@ class DetectorSession:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=list(PROVIDERS))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise UserError(f"{self.name}: not a readable ONNX model: {_first_line(error)}") from None
+            raise UserError(f"{self.name}: not a readable ONNX model: {first_line(error)}") from None
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self._refuse_foreign()
         self.line = self.metadata["line"]
@@ -101,7 +101,7 @@ class DetectorSession:
         try:
             scores, maps, decisions = self._session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(images)})
         except Exception as error:
-            raise StlmError(f"{self.name}: inference failed on images {images.shape}: {_first_line(error)}") from None
+            raise StlmError(f"{self.name}: inference failed on images {images.shape}: {first_line(error)}") from None
         if not (np.isfinite(scores).all() and np.isfinite(maps).all()):
             raise StlmError(f"{self.name}: the model's output is not a number; export it again")
         return Prediction(scores, maps, decisions)
@@ -140,8 +140,3 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path}: no such file; `stlm export` makes it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -7,7 +7,6 @@ from pathlib import Path
 from stlm_core.config import LineConfig
 from stlm_core.files import write_bytes_atomic
 from stlm_core.models.detector import save_streams
-from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.parallel_training import count_processes, run_training
 from stlm_core.steps.training import (
@@ -56,8 +55,7 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     detector = new_detector(config, "tlm", seed=config.distill.seed)
     if config.model.centre_features:
         detector.streams.set_statistics(*ranks.from_main(pairs.moments))
-    if isinstance(detector.streams, TeacherStreams) and detector.streams.memory is not None:
-        memory = detector.streams.memory
+    if (memory := detector.memory) is not None:
         fresh = pairs.fresh if pairs.fresh is not None and pairs.fresh.varied else None
         found = ranks.from_main(
             lambda: fit_memory(to_device(detector, device), bank, config.distill.seed, device, fresh)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from stlm_core.config import LineConfig
 from stlm_core.models.detector import load_streams, save_detector
-from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.distill import STREAMS
 from stlm_core.steps.parallel_training import count_processes, run_training
@@ -59,8 +58,8 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     validation = PseudoValidation(bank)
     task = Aggregation(to_device(detector, device), pairs, validation, config.fa, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.fa, folder, device, ranks)
-    if isinstance(detector.streams, TeacherStreams) and (memory := detector.streams.memory) is not None:
-        memory.share.fill_(ranks.from_main(lambda: memory_share(detector, bank, device)))
+    if detector.memory is not None:
+        detector.memory.share.fill_(ranks.from_main(lambda: memory_share(detector, bank, device)))
         outcome = replace(outcome, best=ranks.from_main(lambda: validation.figures(detector, device)))
     if ranks.main:
         save_detector(folder / DETECTOR, detector)

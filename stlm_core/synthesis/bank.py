@@ -143,6 +143,11 @@ class Bank:
         """Views, uint8 RGB (n, S, S, 3), in the order asked for."""
         return self._views.read(rows)
 
+    def as_they_are(self, split: str) -> list[int]:
+        """The views that show the images of ``split`` unrotated and without an anomaly, one an image."""
+        views: list[int] = self.index.loc[(self.index["split"] == split) & (self.index["seed"] == 0), "view"].tolist()
+        return views
+
     def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Masks of anomalous pixels, bool (n, S, S), in the order asked for."""
         return np.unpackbits(self._masks.read(rows), axis=-1, count=self.size).view(np.bool_)

@@ -23,8 +23,7 @@ def memory_share(detector: Detector, bank: Bank, device: torch.device) -> float:
     validation images as they are. One deviation of a good part then counts the same in both, and the one that is
     easily upset by good parts of this line is heard less. One half where there are fewer than 8 images.
     """
-    rows = bank.index[(bank.index["split"] == "validation") & (bank.index["seed"] == 0)]
-    views = rows["view"].tolist()
+    views = bank.as_they_are("validation")
     if len(views) < _FEWEST:
         return 0.5
     detector.eval()

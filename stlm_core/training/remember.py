@@ -41,10 +41,7 @@ def fit_memory(
     """
     memory = _memory(detector)
     detector.eval()
-    as_they_are = bank.index[bank.index["seed"] == 0]
-    training, validation = (
-        as_they_are.loc[as_they_are["split"] == split, "view"].tolist() for split in ("train", "validation")
-    )
+    training, validation = bank.as_they_are("train"), bank.as_they_are("validation")
     if not validation:
         raise UserError("the bank has no `validation` images; raise data.validation_fraction or add good images")
 
@@ -108,10 +105,8 @@ def _candidates(
 
 
 def _memory(detector: Detector) -> FeatureMemory:
-    streams = detector.streams
-    assert isinstance(streams, TeacherStreams)
-    assert streams.memory is not None
-    return streams.memory
+    assert detector.memory is not None
+    return detector.memory
 
 
 def _maps(detector: Detector, images: Images, device: torch.device) -> list[Tensor]:
