@@ -61,11 +61,14 @@ bench: install ## Time the parts side by side with their alternatives; JSON in o
 .dvc/config.local:
 	@test -e .git && printf '' > $@ || printf '[core]\n    no_scm = true\n' > $@
 
-test: install ## The fast tests
-	$(BIN)/python -m pytest
+# A file's tests stay together, for what they share is made once.
+TEST_WORKERS ?= auto
+IN_PARALLEL := -n $(TEST_WORKERS) --maxprocesses 4 --dist loadfile
+test: install ## The fast tests (TEST_WORKERS=)
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-slow: install ## The slow tests: real training, real data, DVC's decisions
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(IN_PARALLEL)
 
 # SKIPPED when there is no container engine, or no root to install one: pytest says so.
 test-containers: install ## The pipeline in real containers; needs Docker and the images

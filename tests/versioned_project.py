@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from warm_process import run_warm
 
 from stlm_core.config import SECTIONS
 from stlm_core.files import sha256_tree
@@ -40,8 +41,7 @@ class VersionedProject:
 
     def stlm(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run ``stlm`` as a user would; failing is the caller's to see."""
-        command = self.command(*arguments, **variables)
-        return subprocess.run(**command, capture_output=True, text=True, timeout=300, check=False)
+        return run_warm("stlm", *arguments, cwd=self.folder, env=self.environment | variables)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start ``stlm`` and return."""
@@ -64,10 +64,7 @@ class VersionedProject:
 
     def dvc(self, *arguments: str) -> str:
         """Run DVC itself; its standard output."""
-        command = [sys.executable, "-m", "dvc", *arguments]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
+        done = run_warm("dvc", *arguments, cwd=self.folder, env=self.environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

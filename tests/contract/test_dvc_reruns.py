@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from warm_process import run_warm
 
 from stlm_core.steps.workspace import STEPS
 
@@ -92,8 +92,7 @@ class Checkout:
         log = self.folder / "ran.log"
         log.unlink(missing_ok=True)
         environment = {**os.environ, "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-        command = [sys.executable, "-m", "dvc", "repro", *targets]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        done = run_warm("dvc", "repro", *targets, cwd=self.folder, env=environment)
         assert done.returncode == 0, done.stderr
         return set(log.read_text().split()) if log.exists() else set()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from warm_process import run_warm
 
 from stlm_core.config import SECTIONS
 from stlm_core.data.sample_line import write_sample_line
@@ -41,15 +42,37 @@ def small_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_project(tmp_path: Path, small_images: Path, weights_dir: Path) -> Path:
     """A project folder with ``params.yaml`` and one line ``small``; skipped where the teacher cannot be had."""
+    _write_project(tmp_path, small_images, weights_dir)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def small_outputs(tmp_path_factory: pytest.TempPathFactory, small_images: Path, weights_dir: Path) -> Path:
+    """``outputs`` of a small project after the steps before the training."""
+    folder = tmp_path_factory.mktemp("prepared")
+    _write_project(folder, small_images, weights_dir)
+    for step in ("validate", "synthesize", "cache-teacher"):
+        done = run_warm("stlm", step, "--line", "small", cwd=folder, env=_environment(weights_dir))
+        assert done.returncode == 0, done.stderr
+    return folder / "outputs"
+
+
+@pytest.fixture
+def prepared(small_project: Path, small_outputs: Path) -> Path:
+    """The small project with all steps before the training done."""
+    shutil.copytree(small_outputs, small_project / "outputs")
+    return small_project
+
+
+def _write_project(folder: Path, images: Path, weights_dir: Path) -> None:
     try:
         fetch_weights("lite_medsam", weights_dir)
     except UserError as error:
         pytest.skip(f"the default teacher's weights cannot be had: {error}")
-    shutil.copytree(small_images, tmp_path / "images")
+    shutil.copytree(images, folder / "images")
     line = {section: {} for section in SECTIONS} | {"profile": "cpu", "data": {"path": "images", "license": "CC0-1.0"}}
     tree = {"defaults": SMALL, "profiles": {"cpu": {}}, "lines": {"small": line}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
-    return tmp_path
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
 
 
 @pytest.fixture
@@ -57,15 +80,7 @@ def stlm(small_project: Path, weights_dir: Path) -> Stlm:
     """Runs ``stlm`` as a user would, in the project folder; one thread, so that numbers repeat exactly."""
 
     def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            _command(*arguments),
-            cwd=small_project,
-            env=_environment(weights_dir),
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
+        done = run_warm("stlm", *arguments, cwd=small_project, env=_environment(weights_dir))
         if check and done.returncode:
             raise AssertionError(
                 f"stlm {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
@@ -81,14 +96,13 @@ def spawn_stlm(small_project: Path, weights_dir: Path) -> Callable[..., subproce
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            _command(*arguments), cwd=small_project, env=_environment(weights_dir), start_new_session=True
+            [sys.executable, "-c", "from stlm_core.cli import main; main()", *arguments],
+            cwd=small_project,
+            env=_environment(weights_dir),
+            start_new_session=True,
         )
 
     return start
-
-
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from stlm_core.cli import main; main()", *arguments]
 
 
 def _environment(weights_dir: Path) -> dict[str, str]:

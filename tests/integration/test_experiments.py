@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from warm_process import run_warm
 
 from stlm_core.config import SECTIONS
 
@@ -42,21 +43,19 @@ def dvc(small_project: Path, weights_dir: Path, repository: Path) -> Dvc:
         **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     }
 
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            command, cwd=small_project, env=environment, capture_output=True, text=True, timeout=500, check=False
-        )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
-        return done.stdout
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=small_project, env=environment, check=True)
 
     def run_dvc(*arguments: str) -> str:
-        return run(sys.executable, "-m", "dvc", *arguments)
+        done = run_warm("dvc", *arguments, cwd=small_project, env=environment)
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout
 
-    run("git", "init", "--quiet")
+    git("init", "--quiet")
     run_dvc("init", "--quiet")
     run_dvc("repro", "evaluate@small")
-    run("git", "add", ".")
-    run("git", "commit", "--quiet", "--message", "baseline")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "baseline")
     return run_dvc
 
 

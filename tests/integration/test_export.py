@@ -91,7 +91,17 @@ def _make_line(root: Path, export_settings: str = "", test_images: bool = True) 
     build_manifest(config).write(workspace.folder("validate") / "manifest.parquet")
     torch.manual_seed(0)
     teacher = lookup("lite_medsam")
-    facts = DetectorFacts(64, "conv3x3", "unit", teacher.name, teacher.sha256)
+    # The smallest detector there is; the others' graphs are compared in tests/unit/export.
+    facts = DetectorFacts(
+        64,
+        "conv3x3",
+        "unit",
+        teacher.name,
+        teacher.sha256,
+        plain_stream="teacher",
+        aggregation="decoder",
+        denoising=False,
+    )
     save_detector(workspace.folder("train-fa") / "detector.safetensors", Detector(facts).eval())
     evaluated = workspace.folder("evaluate")
     (evaluated / "operating_point.json").write_text(json.dumps(POINT.to_dict()))

@@ -18,7 +18,6 @@ from stlm_core.training.checkpoint import CHECKPOINT
 
 pytestmark = pytest.mark.slow
 Stlm = Callable[..., subprocess.CompletedProcess[str]]
-BEFORE_TRAINING = ("validate", "synthesize", "cache-teacher")
 
 
 def test_images_go_in_and_a_registered_champion_comes_out(small_project: Path, stlm: Stlm) -> None:
@@ -61,13 +60,11 @@ def test_images_go_in_and_a_registered_champion_comes_out(small_project: Path, s
 
 
 def test_training_killed_at_some_step_ends_with_the_undisturbed_weights(
-    small_project: Path, stlm: Stlm, spawn_stlm: Callable[..., subprocess.Popen[bytes]]
+    prepared: Path, stlm: Stlm, spawn_stlm: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    for step in BEFORE_TRAINING:
-        stlm(step, "--line", "small")
     stlm("distill", "--line", "small", "--input", "distill=undisturbed")
     process = spawn_stlm("distill", "--line", "small")
-    checkpoint = small_project / "outputs" / "small" / ".distill.partial" / CHECKPOINT
+    checkpoint = prepared / "outputs" / "small" / ".distill.partial" / CHECKPOINT
     deadline = time.monotonic() + 300
     while not checkpoint.exists():
         assert process.poll() is None, "distill ended before its first checkpoint"
@@ -75,30 +72,26 @@ def test_training_killed_at_some_step_ends_with_the_undisturbed_weights(
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not (small_project / "outputs" / "small" / "distill").exists()
+    assert not (prepared / "outputs" / "small" / "distill").exists()
     stlm("distill", "--line", "small")
     for name in ("streams.safetensors", "curve.csv", "selection.json"):
-        resumed = small_project / "outputs" / "small" / "distill" / name
-        assert sha256_file(resumed) == sha256_file(small_project / "undisturbed" / name), name
+        resumed = prepared / "outputs" / "small" / "distill" / name
+        assert sha256_file(resumed) == sha256_file(prepared / "undisturbed" / name), name
 
 
-def test_shards_merge_to_the_cache_that_one_run_makes(small_project: Path, stlm: Stlm) -> None:
-    for step in BEFORE_TRAINING:
-        stlm(step, "--line", "small")
+def test_shards_merge_to_the_cache_that_one_run_makes(prepared: Path, stlm: Stlm) -> None:
     for shard in range(2):
         stlm("cache-teacher", "--line", "small", "--shard", f"{shard}/2", "--out", f"shard{shard}")
     merged = stlm(
         "cache-teacher", "--line", "small", "--input", "cache-teacher=merged", "--merge", "shard0", "--merge", "shard1"
     )
     assert "0 views computed" in merged.stdout
-    whole = small_project / "outputs" / "small" / "cache-teacher" / "index.json"
-    assert (small_project / "merged" / "index.json").read_bytes() == whole.read_bytes()
+    whole = prepared / "outputs" / "small" / "cache-teacher" / "index.json"
+    assert (prepared / "merged" / "index.json").read_bytes() == whole.read_bytes()
 
 
-def test_a_changed_image_and_a_flipped_bit_cost_only_their_own_views(small_project: Path, stlm: Stlm) -> None:
-    for step in BEFORE_TRAINING:
-        stlm(step, "--line", "small")
-    cache = small_project / "outputs" / "small" / "cache-teacher"
+def test_a_flipped_bit_costs_only_its_own_view(prepared: Path, stlm: Stlm) -> None:
+    cache = prepared / "outputs" / "small" / "cache-teacher"
     victim = sorted(cache.glob("*.bin"))[0]
     content = bytearray(victim.read_bytes())
     content[1000] ^= 1

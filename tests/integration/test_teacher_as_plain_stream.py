@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +26,14 @@ LIVE = {
 
 
 @pytest.fixture
-def live_project(small_project: Path, weights_dir: Path) -> Path:
-    """The small line with the teacher as its plain stream."""
+def live_project(small_project: Path, small_outputs: Path, weights_dir: Path) -> Path:
+    """The small line with the teacher as its plain stream, validated."""
     try:
         fetch_weights("efficientnet_lite0", weights_dir)
     except UserError as error:
         pytest.skip(f"the teacher's weights cannot be had: {error}")
     change(small_project, LIVE)
+    shutil.copytree(small_outputs / "small" / "validate", small_project / "outputs" / "small" / "validate")
     return small_project
 
 
@@ -43,21 +45,18 @@ def change(project: Path, settings: dict[str, dict[str, object]]) -> None:
     params.write_text(yaml.safe_dump(tree))
 
 
-def test_images_go_in_and_a_proven_file_of_half_the_size_comes_out(live_project: Path, stlm: Stlm) -> None:
-    stlm("run", "--line", "small")
+def test_only_clean_views_are_cached_for_a_denoising_stream(live_project: Path, stlm: Stlm) -> None:
+    for step in ("synthesize", "cache-teacher", "distill", "train-fa"):
+        stlm(step, "--line", "small")
     outputs = live_project / "outputs" / "small"
-    parity = json.loads((outputs / "export" / "parity.json").read_text())
-    assert parity["passed"] is True
     detector = load_detector(outputs / "train-fa" / "detector.safetensors")
     assert detector.facts.plain_stream == "teacher"
     assert count_parameters(detector) < 8.5e6
     assert float(detector.streams.get_buffer("deviation_0").std()) > 0  # the line's own statistics
-    assert (outputs / "export" / "model.onnx").stat().st_size < 40e6
     index = read_index(outputs / "synthesize" / "index.parquet")
     keys = json.loads((outputs / "cache-teacher" / "index.json").read_text())["keys"]
     assert len(keys) == len(index)
     assert len(set(keys)) == int((index["variant"] == 0).sum())  # pseudo-anomalous views are never computed
-    assert "One stream is the frozen teacher itself" in (outputs / "export" / "model_card.md").read_text()
 
 
 def test_a_decoder_with_a_memory_learns_from_fresh_views_and_its_file_is_proven(live_project: Path, stlm: Stlm) -> None:
@@ -81,9 +80,9 @@ def test_a_decoder_with_a_memory_learns_from_fresh_views_and_its_file_is_proven(
 
 
 def test_fresh_views_need_a_teacher_that_sees_them(live_project: Path, stlm: Stlm) -> None:
-    change(live_project, {"synthesize": {"fresh": True}, "teacher": {"name": "lite_medsam"}})
+    change(live_project, {"synthesize": {"fresh": True}, "teacher": {"name": "lite_medsam", "input_size": 32}})
     change(live_project, {"model": {"plain_stream": "student", "init": "teacher"}})
-    for step in ("validate", "synthesize", "cache-teacher"):
+    for step in ("synthesize", "cache-teacher"):
         stlm(step, "--line", "small")
     failed = stlm("distill", "--line", "small", check=False)
     assert failed.returncode == 2
@@ -92,7 +91,7 @@ def test_fresh_views_need_a_teacher_that_sees_them(live_project: Path, stlm: Stl
 
 def test_the_whole_detector_may_be_fine_tuned_jointly(live_project: Path, stlm: Stlm) -> None:
     change(live_project, {"fa": {"joint_finetune": True}})
-    for step in ("validate", "synthesize", "cache-teacher", "distill", "train-fa"):
+    for step in ("synthesize", "cache-teacher", "distill", "train-fa"):
         stlm(step, "--line", "small")
 
 
@@ -106,10 +105,9 @@ def test_the_whole_detector_may_be_fine_tuned_jointly(live_project: Path, stlm: 
     ],
 )
 def test_what_cannot_be_a_plain_stream_is_said_at_once(
-    live_project: Path, stlm: Stlm, settings: dict[str, dict[str, object]], message: str
+    live_project: Path, small_outputs: Path, stlm: Stlm, settings: dict[str, dict[str, object]], message: str
 ) -> None:
-    stlm("validate", "--line", "small")
-    stlm("synthesize", "--line", "small")
+    shutil.copytree(small_outputs / "small" / "synthesize", live_project / "outputs" / "small" / "synthesize")
     change(live_project, settings)
     done = stlm("cache-teacher", "--line", "small", check=False)
     assert done.returncode == 2
