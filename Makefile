@@ -61,9 +61,9 @@ bench: install ## Time the parts side by side with their alternatives; JSON in o
 .dvc/config.local:
 	@test -e .git && printf '' > $@ || printf '[core]\n    no_scm = true\n' > $@
 
-# A file's tests stay together, for what they share is made once.
+# Neighbours stay together, for what a file shares is made once; a worker that is done takes half of another's rest.
 TEST_WORKERS ?= auto
-IN_PARALLEL := -n $(TEST_WORKERS) --maxprocesses 4 --dist loadfile
+IN_PARALLEL := -n $(TEST_WORKERS) --maxprocesses 4 --dist worksteal
 test: install ## The fast tests (TEST_WORKERS=)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 

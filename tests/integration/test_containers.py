@@ -26,9 +26,11 @@ from pipelines.placement import Images
 from stlm_core.errors import UserError
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
-# As little training as the pipeline allows; two shards, so that the fan-out is real.
+# As little training as the pipeline allows, on small images; two shards, so that the fan-out is real.
 SHORT = {
+    "image": {"size": 128},
     "synthesize": {"variants": 1},
+    "model": {"memory": 200},
     "distill": {"steps": 2, "validate_every": 2},
     "fa": {"steps": 2, "validate_every": 2},
     "export": {"latency_runs": 3, "parity_images": 2},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from stlm_core.models.detector import Detector, DetectorFacts
+from stlm_core.synthesis.bank import ArrayReader, Bank
 from stlm_core.training.balance import memory_share
 
 CPU = torch.device("cpu")
@@ -19,20 +23,20 @@ FACTS = DetectorFacts(
 )
 
 
-class Views:
+class Views(Bank):
     """Good images that differ in one grey level each, as a bank shows them; two of training, one turned."""
 
     def __init__(self, images: int) -> None:
         splits = ["validation"] * images + ["train"] * 2
-        self.index = pd.DataFrame(
-            {"view": range(images + 3), "split": [*splits, "validation"], "seed": 0, "variant": 0}
-        )
+        index = pd.DataFrame({"view": range(images + 3), "split": [*splits, "validation"], "seed": 0, "variant": 0})
+        nothing = cast(ArrayReader, None)
+        super().__init__(Path(), index, nothing, nothing)
         self.index.loc[images + 2, "seed"] = 5
         self.asked: list[int] = []
 
-    def views(self, numbers: list[int]) -> np.ndarray:
-        self.asked += numbers
-        return np.stack([np.full((SIZE, SIZE, 3), number, np.uint8) for number in numbers])
+    def views(self, rows: Sequence[int]) -> np.ndarray:
+        self.asked += rows
+        return np.stack([np.full((SIZE, SIZE, 3), number, np.uint8) for number in rows])
 
 
 def share(decoder_unrest: float, memory_unrest: float, images: int = IMAGES) -> float:
