@@ -60,7 +60,6 @@ def run_warm(
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired([program, *arguments], timeout)
-        assert process.exitcode is not None
         texts = [path.read_text() if path.exists() else "" for path in said]
         return subprocess.CompletedProcess([program, *arguments], process.exitcode, *texts)
 

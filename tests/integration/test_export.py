@@ -91,7 +91,7 @@ def _make_line(root: Path, export_settings: str = "", test_images: bool = True) 
     build_manifest(config).write(workspace.folder("validate") / "manifest.parquet")
     torch.manual_seed(0)
     teacher = lookup("lite_medsam")
-    # The smallest detector there is; the others' graphs are compared in tests/unit/export.
+    # The smallest detector there is; test_pipeline and test_teacher_as_plain_stream export the others.
     facts = DetectorFacts(
         64,
         "conv3x3",

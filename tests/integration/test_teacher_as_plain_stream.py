@@ -45,18 +45,21 @@ def change(project: Path, settings: dict[str, dict[str, object]]) -> None:
     params.write_text(yaml.safe_dump(tree))
 
 
-def test_only_clean_views_are_cached_for_a_denoising_stream(live_project: Path, stlm: Stlm) -> None:
-    for step in ("synthesize", "cache-teacher", "distill", "train-fa"):
-        stlm(step, "--line", "small")
+def test_images_go_in_and_a_proven_file_of_half_the_size_comes_out(live_project: Path, stlm: Stlm) -> None:
+    stlm("run", "--line", "small")
     outputs = live_project / "outputs" / "small"
+    parity = json.loads((outputs / "export" / "parity.json").read_text())
+    assert parity["passed"] is True
     detector = load_detector(outputs / "train-fa" / "detector.safetensors")
     assert detector.facts.plain_stream == "teacher"
     assert count_parameters(detector) < 8.5e6
     assert float(detector.streams.get_buffer("deviation_0").std()) > 0  # the line's own statistics
+    assert (outputs / "export" / "model.onnx").stat().st_size < 40e6
     index = read_index(outputs / "synthesize" / "index.parquet")
     keys = json.loads((outputs / "cache-teacher" / "index.json").read_text())["keys"]
     assert len(keys) == len(index)
     assert len(set(keys)) == int((index["variant"] == 0).sum())  # pseudo-anomalous views are never computed
+    assert "One stream is the frozen teacher itself" in (outputs / "export" / "model_card.md").read_text()
 
 
 def test_a_decoder_with_a_memory_learns_from_fresh_views_and_its_file_is_proven(live_project: Path, stlm: Stlm) -> None:
