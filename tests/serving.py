@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import httpx
 import numpy as np
 from PIL import Image
 from tiny_onnx import GRAPH, tiny_onnx
+from warm_process import STLM
 
 from stlm_core.files import sha256_bytes
 from stlm_core.integrations.mlflow_client import open_tracking
@@ -27,7 +27,6 @@ from stlm_core.integrations.mlflow_registry import CHAMPION, Registry
 from stlm_core.integrations.mlflow_run import RunContent, finish_run
 
 KEY = "a-key-that-nobody-guesses"
-STLM = [sys.executable, "-c", "from stlm_core.cli import main; main()"]
 # Its map is ten times too bright: the self-test finds values above 1.
 OVERFLOWING = GRAPH.replace("white = Constant<value = float {255.0}>()", "white = Constant<value = float {25.5}>()")
 _START_SECONDS, _STOP_SECONDS = 90, 40

@@ -6,13 +6,12 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from warm_process import run_warm
+from warm_process import STLM, run_warm
 
 from stlm_core.config import SECTIONS
 from stlm_core.files import sha256_tree
@@ -55,9 +54,8 @@ class VersionedProject:
 
     def command(self, *arguments: str, **variables: str) -> dict[str, Any]:
         """What ``subprocess`` needs to run ``stlm``."""
-        script = "from stlm_core.cli import main; main()"
         return {
-            "args": [sys.executable, "-c", script, *arguments],
+            "args": [*STLM, *arguments],
             "cwd": self.folder,
             "env": self.environment | variables,
         }

@@ -39,6 +39,8 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "true",
 }
+STLM = (sys.executable, "-c", "from stlm_core.cli import main; main()")
+"""Starts a command in a process of its own from nothing, for tests that kill it or need its pipes."""
 _context = multiprocessing.get_context("forkserver")
 
 

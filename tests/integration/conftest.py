@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from warm_process import run_warm
+from warm_process import STLM, run_warm
 
 from stlm_core.config import SECTIONS
 from stlm_core.data.sample_line import write_sample_line
@@ -96,7 +95,7 @@ def spawn_stlm(small_project: Path, weights_dir: Path) -> Callable[..., subproce
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", "from stlm_core.cli import main; main()", *arguments],
+            [*STLM, *arguments],
             cwd=small_project,
             env=_environment(weights_dir),
             start_new_session=True,

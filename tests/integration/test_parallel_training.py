@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from warm_process import STLM
 
 from stlm_core.config import SECTIONS, LineConfig, load_line
 from stlm_core.errors import UserError
@@ -154,9 +154,8 @@ def test_a_training_that_is_stopped_and_loses_a_worker_continues_with_any_number
 def started(project: Path) -> subprocess.Popen[str]:
     """``stlm distill`` of line ``adam`` into ``stopped``, by two processes."""
     inputs = [f"--input={step}={project / 'outputs' / 'adam' / step}" for step in ("synthesize", "cache-teacher")]
-    program = [sys.executable, "-c", "from stlm_core.cli import main; main()"]
     command = ["distill", "--line", "adam", "--processes", "2", *inputs, "--input", "distill=stopped"]
-    return subprocess.Popen([*program, *command], cwd=project, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*STLM, *command], cwd=project, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_workers(process: subprocess.Popen[str], partial: Path, after: float) -> list[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow_server import HAS_POSTGRES, mlflow_server, postgres
 from registry_project import PARAMS, make_project, write_export
+from warm_process import STLM
 
 from stlm_core.config import LineConfig, load_line
 from stlm_core.integrations.mlflow_client import open_tracking
@@ -52,7 +53,7 @@ def make_line(root: Path, line: str) -> tuple[LineConfig, Workspace]:
 
 def begin(root: Path, line: str, *command: str) -> subprocess.Popen[str]:
     """A command from the project folder ``root``, as from a machine of its own: nothing on disk is shared."""
-    program = [sys.executable, "-c", "from stlm_core.cli import main; main()", *command, "--line", line]
+    program = [*STLM, *command, "--line", line]
     return subprocess.Popen(
         [*program, "--params", str(root / "params.yaml")],
         stdout=subprocess.PIPE,
