@@ -5,6 +5,7 @@
     python -m benchmarks.accuracy run RESULTS --line cable=MVTEC/cable pcb=VISA:visa
     python -m benchmarks.accuracy table RESULTS
     python -m benchmarks.accuracy robustness RESULTS --line bottle --model outputs/bottle/export/model.onnx
+    python -m benchmarks.accuracy shares RESULTS --line bottle --model outputs/bottle/train-fa/detector.safetensors
 
 Finished cells are kept in RESULTS, so an interrupted run continues. Configurations are ranked by the column
 `selected by` alone, which knows no test image.
@@ -23,6 +24,7 @@ from benchmarks.accuracy.grid import Grid
 from benchmarks.accuracy.lines import DATASETS, KNOWN, find_line
 from benchmarks.accuracy.records import read_records
 from benchmarks.accuracy.robustness import run_robustness
+from benchmarks.accuracy.shares import run_shares
 from benchmarks.accuracy.table import write_tables
 from stlm_core.errors import StlmError
 
@@ -33,11 +35,14 @@ def main() -> None:
     try:
         if arguments.command == "run":
             _run(arguments)
-        elif arguments.command == "robustness":
+        elif arguments.command in ("robustness", "shares"):
             results: Path = arguments.results.resolve()
             results.mkdir(parents=True, exist_ok=True)
             line = find_line(arguments.line, arguments.datasets, results)
-            print(run_robustness(results, line, arguments.model))
+            if arguments.command == "robustness":
+                print(run_robustness(results, line, arguments.model))
+            else:
+                print(run_shares(results, line, arguments.model, arguments.top_pixels))
         else:
             print(write_tables(arguments.results, read_records(arguments.results)))
     except StlmError as error:
@@ -71,14 +76,18 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run what is not finished, and print the table")
     table = commands.add_parser("table", help="print the table of what is finished")
     robustness = commands.add_parser("robustness", help="a finished model on distorted test images")
-    for command in (run, table, robustness):
+    shares = commands.add_parser("shares", help="a finished detector with its memory heard more or less")
+    for command in (run, table, robustness, shares):
         command.add_argument("results", type=Path, help="folder to make or continue")
-    for command in (run, robustness):
+    for command in (run, robustness, shares):
         command.add_argument("--datasets", type=Path, default=DATASETS, help="folder of the known lines' images")
     which = f"{', '.join(KNOWN)}, or NAME=FOLDER[:FORMAT[:CATEGORY]]"
     run.add_argument("--line", nargs="+", required=True, help=which)
-    robustness.add_argument("--line", required=True, help=which)
+    for command in (robustness, shares):
+        command.add_argument("--line", required=True, help=which)
     robustness.add_argument("--model", type=Path, required=True, help="model.onnx of the line")
+    shares.add_argument("--model", type=Path, required=True, help="detector.safetensors of the line's train-fa")
+    shares.add_argument("--top-pixels", type=int, default=30, help="as in evaluate.top_pixels")
     known = f"{', '.join((*CONFIGURATIONS, *BASELINES))}, or one of --configurations"
     run.add_argument("--configuration", nargs="+", default=["default"], help=known)
     run.add_argument("--configurations", type=Path, help="YAML file of further ones: a name, then sections of settings")

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from benchmarks.accuracy.reduced import reduce_line
 from stlm_core.config import SECTIONS, deep_merge
 from stlm_core.data.adapters import ADAPTERS
-from stlm_core.data.manifest import Manifest
+from stlm_core.data.images import read_image, read_mask
+from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.data.sample_line import write_sample_line
 from stlm_core.errors import UserError
 from stlm_core.steps.validate import MANIFEST_FILE
@@ -137,3 +140,9 @@ def validated(project: Path, line: Line) -> Manifest:
     write_params(project, name, line_settings(line, 0, {}))
     stlm(project, ["validate", "--line", name])
     return Manifest.read(Workspace(project / "outputs", name).need("validate", MANIFEST_FILE), line.folder)
+
+
+def load_pair(manifest: Manifest, row: ManifestRow) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
+    """The row's image, uint8 (H, W, 3), and its mask, bool (H, W); None for a good image and where there is none."""
+    image, path = read_image(manifest.image_path(row)), manifest.mask_path(row)
+    return image, read_mask(path, image.shape[:2]) if row.label and path is not None else None

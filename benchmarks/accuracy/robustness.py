@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.distortions import DISTORTIONS, Distortion, Mask, Pixels
+from benchmarks.accuracy.distortions import DISTORTIONS, Distortion, Mask
 from benchmarks.accuracy.figures import image_figures, pixel_figures
-from benchmarks.accuracy.lines import Line, validated
+from benchmarks.accuracy.lines import Line, load_pair, validated
 from benchmarks.accuracy.table import markdown, percent
-from stlm_core.data.images import read_image, read_mask
-from stlm_core.data.manifest import Manifest, ManifestRow
+from stlm_core.data.manifest import Manifest
 from stlm_core.files import write_bytes_atomic
 from stlm_core.runtime.model import DetectorSession
 
@@ -48,7 +47,7 @@ def measure(session: DetectorSession, manifest: Manifest, name: str, distortion:
     def maps() -> Iterator[tuple[npt.NDArray[np.float32], Mask | None]]:
         nonlocal left_out
         for row in manifest.test():
-            image, mask = _load(manifest, row)
+            image, mask = load_pair(manifest, row)
             image, moved = distortion(image, mask)
             if mask is not None and mask.any() and moved is not None and not moved.any():
                 left_out += 1
@@ -102,8 +101,3 @@ def to_markdown(outcomes: list[Outcome]) -> str:
         for outcome in outcomes
     ]
     return markdown(["distortion", *(_COLUMNS[name] for name in columns), "left out"], body)
-
-
-def _load(manifest: Manifest, row: ManifestRow) -> tuple[Pixels, Mask | None]:
-    image, path = read_image(manifest.image_path(row)), manifest.mask_path(row)
-    return image, read_mask(path, image.shape[:2]) if row.label and path is not None else None

@@ -1,0 +1,91 @@
+"""A finished detector with its memory heard more or less: what each share would give on the test images.
+
+For a look at what `stlm_core/training/balance.py` decides without them. A share that is chosen from this table has seen
+the test images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.accuracy.figures import image_figures, pixel_figures
+from benchmarks.accuracy.lines import Line, load_pair, validated
+from benchmarks.accuracy.table import markdown, percent
+from stlm_core.data.manifest import Manifest
+from stlm_core.errors import UserError
+from stlm_core.evaluation.detection import detect
+from stlm_core.files import write_bytes_atomic
+from stlm_core.models.detector import Detector, load_detector
+from stlm_core.training.optimisation import pick_device
+
+SHARES = (0.0, 0.25, 0.35, 0.5, 0.65, 0.75, 1.0)
+_COLUMNS = {
+    "image_auroc": "image AUROC",
+    "recall_at_1": "recall at 1 % FRR",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "aupro_30": "AUPRO@0.3",
+}
+_BATCH = 8
+
+
+def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: Sequence[float] = SHARES) -> str:
+    """Measure every share and the detector's own, write ``shares-<line>.json`` and ``.md``; returns the latter's text.
+
+    ``model``: ``detector.safetensors`` of ``train-fa``. ``top_pixels``: as in ``evaluate.top_pixels``.
+
+    Raises:
+        UserError: the file is no detector of this project, or its detector has no memory.
+    """
+    detector = load_detector(model, top_pixels).to(pick_device())
+    if detector.memory is None:
+        raise UserError(f"{model}: this detector has no memory; `model.memory` of its line was 0")
+    own = float(detector.memory.share)
+    manifest = validated(results, line)
+    found: dict[float, dict[str, float]] = {}
+    for share in sorted({*shares, own}):
+        detector.memory.share.fill_(share)
+        found[share] = _figures(detector, manifest)
+        print(f"{line.name}: a share of {share:.2f} done", flush=True)
+    content = {
+        "line": line.name,
+        "own_share": own,
+        "figures": [{"share": share, **figures} for share, figures in found.items()],
+    }
+    told = to_markdown(found, own)
+    write_bytes_atomic(results / f"shares-{line.name}.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_bytes_atomic(results / f"shares-{line.name}.md", told.encode())
+    return told
+
+
+def to_markdown(found: dict[float, dict[str, float]], own: float) -> str:
+    """The table, in percent, without the figures that the line does not have; ``own`` is marked."""
+    columns = [name for name in _COLUMNS if any(name in figures for figures in found.values())]
+    body = [
+        [f"{share:.2f}{' (its own)' * (share == own)}", *(percent(figures.get(name)) for name in columns)]
+        for share, figures in found.items()
+    ]
+    return markdown(["share of the memory", *(_COLUMNS[name] for name in columns)], body)
+
+
+def _figures(detector: Detector, manifest: Manifest) -> dict[str, float]:
+    labels: list[int] = []
+    scores: list[float] = []
+
+    def maps() -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]]:
+        pairs = ((row, load_pair(manifest, row)) for row in manifest.test())
+        images = (((row.label, mask), image) for row, (image, mask) in pairs)
+        for one in detect(detector, images, pick_device(), _BATCH):
+            label, mask = one.item
+            labels.append(label)
+            scores.append(one.raw_score)
+            if label == 0 or mask is not None:
+                yield one.anomaly_map, mask
+
+    figures = pixel_figures(maps())
+    return figures | image_figures(labels, scores)
