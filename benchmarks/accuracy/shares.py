@@ -35,7 +35,9 @@ _BATCH = 8
 
 
 def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: Sequence[float] = SHARES) -> str:
-    """Measure every share and the detector's own, write ``shares-<line>.json`` and ``.md``; returns the latter's text.
+    """Measure the detector as it is, and every share, in score and map alike.
+
+    Writes ``shares-<line>.json`` and ``.md``; returns the latter's text.
 
     ``model``: ``detector.safetensors`` of ``train-fa``. ``top_pixels``: as in ``evaluate.top_pixels``.
 
@@ -45,31 +47,32 @@ def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: 
     detector = load_detector(model, top_pixels).to(pick_device())
     if detector.memory is None:
         raise UserError(f"{model}: this detector has no memory; `model.memory` of its line was 0")
-    own = float(detector.memory.share)
+    memory, own = detector.memory, float(detector.memory.share)
     manifest = validated(results, line)
+    shipped = _figures(detector, manifest)
+    memory.map_shift.zero_()
     found: dict[float, dict[str, float]] = {}
-    for share in sorted({*shares, own}):
-        detector.memory.share.fill_(share)
+    for share in sorted(shares):
+        memory.share.fill_(share)
+        memory.map_share.fill_(share)
         found[share] = _figures(detector, manifest)
         print(f"{line.name}: a share of {share:.2f} done", flush=True)
     content = {
         "line": line.name,
         "own_share": own,
+        "as_shipped": shipped,
         "figures": [{"share": share, **figures} for share, figures in found.items()],
     }
-    told = to_markdown(found, own)
+    told = to_markdown({f"as shipped: {own:.2f} in the score": shipped} | {f"{s:.2f}": f for s, f in found.items()})
     write_bytes_atomic(results / f"shares-{line.name}.json", (json.dumps(content, indent=2) + "\n").encode())
     write_bytes_atomic(results / f"shares-{line.name}.md", told.encode())
     return told
 
 
-def to_markdown(found: dict[float, dict[str, float]], own: float) -> str:
-    """The table, in percent, without the figures that the line does not have; ``own`` is marked."""
+def to_markdown(found: dict[str, dict[str, float]]) -> str:
+    """The table, in percent, without the figures that the line does not have."""
     columns = [name for name in _COLUMNS if any(name in figures for figures in found.values())]
-    body = [
-        [f"{share:.2f}{' (its own)' * (share == own)}", *(percent(figures.get(name)) for name in columns)]
-        for share, figures in found.items()
-    ]
+    body = [[share, *(percent(figures.get(name)) for name in columns)] for share, figures in found.items()]
     return markdown(["share of the memory", *(_COLUMNS[name] for name in columns)], body)
 
 

@@ -58,11 +58,11 @@ class DetectorFacts:
 class Detector(nn.Module):
     """uint8 (N, H, W, 3) RGB of any H and W to raw image scores (N,) and anomaly maps (N, H, W), in [0, 1].
 
-    The image score is the mean of the ``top_pixels`` largest pixels of the map at network size (paper section
+    The image score is the mean of the ``top_pixels`` largest pixels of a map at network size (paper section
     3.4), so it does not depend on H and W.
 
     The map comes from FA; where there is a memory, from the mean of FA's logits and the memory's standardised distance,
-    weighted by the memory's share.
+    weighted by the memory's share: one for the map that is shown, one for the map that is scored (decision 0019).
     With ``map_source`` "fa-alone" the memory is not asked; with "tlm" FA is not: the map is then the streams'
     discrepancy over its largest possible value, or without a denoising stream the memory's distance.
     """
@@ -91,17 +91,24 @@ class Detector(nn.Module):
         """The memory of the good parts' features, where the detector has one."""
         return self.streams.memory if isinstance(self.streams, TeacherStreams) else None
 
-    def grid_map(self, x: Tensor) -> Tensor:
-        """Normalised images (N, 3, S, S) to the anomaly map on the feature grid, (N, h, w) in [0, 1]."""
+    def grid_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (N, 3, S, S) to the anomaly map on the feature grid and the map that the image score is
+        read from, (N, h, w) in [0, 1] each; one and the same unless FA and a memory are both asked."""
         features = self.streams(x)
-        if self.map_source == "tlm" and features.denoising:
-            return self.streams.anomaly_map(features)
         if self.map_source == "tlm":
-            return self._unfamiliar(features, (self.facts.size // 2,) * 2).sigmoid()
+            one = (
+                self.streams.anomaly_map(features)
+                if features.denoising
+                else self._unfamiliar(features, (self.facts.size // 2,) * 2).sigmoid()
+            )
+            return one, one
         logits: Tensor = self.aggregation(features)
-        if self.map_source == "fa" and self.memory is not None:
-            logits = logits + self.memory.share * (self._unfamiliar(features, logits.shape[-2:]) - logits)
-        return logits.sigmoid()
+        if self.map_source == "fa" and (memory := self.memory) is not None:
+            ahead = self._unfamiliar(features, logits.shape[-2:]) - logits
+            shown = logits + memory.map_share * ahead + memory.map_shift
+            return shown.sigmoid(), (logits + memory.share * ahead).sigmoid()
+        alone = logits.sigmoid()
+        return alone, alone
 
     def opinions(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (N, 3, S, S) to FA's logits and the memory's standardised distance, (N, h, w) each.
@@ -121,10 +128,10 @@ class Detector(nn.Module):
         return unfamiliar
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        grid = self.grid_map(self.preprocess(image))[:, None]
-        at_network_size = upsample(grid, (self.facts.size, self.facts.size))
+        shown, scored = self.grid_maps(self.preprocess(image))
+        at_network_size = upsample(scored[:, None], (self.facts.size, self.facts.size))
         score = at_network_size.flatten(1).topk(self.top_pixels).values.mean(1)
-        return score, upsample(grid, (image.shape[1], image.shape[2]))[:, 0]
+        return score, upsample(shown[:, None], (image.shape[1], image.shape[2]))[:, 0]
 
 
 def upsample(grid: Tensor, size: tuple[int, int]) -> Tensor:

@@ -25,11 +25,15 @@ class FeatureMemory(nn.Module):
 
     The maps are averaged over 3 x 3 cells, brought to stride 8 and joined, 152 channels; the distance is Euclidean.
     ``centre`` and ``deviation`` are those of the distance map over good images that are not remembered: a standardised
-    distance of 1 is one deviation further than a good part. ``share``: the memory's weight in a detector's map.
+    distance of 1 is one deviation further than a good part. ``share``: the memory's weight in a detector's image
+    score; ``map_share``: that in its anomaly map, whose logits ``map_shift`` brings to the score's level (decision
+    0019).
     """
 
     vectors: Tensor
     share: Tensor
+    map_share: Tensor
+    map_shift: Tensor
     centre: Tensor
     deviation: Tensor
 
@@ -39,6 +43,8 @@ class FeatureMemory(nn.Module):
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
         self.register_buffer("share", torch.tensor(0.5))
+        self.register_buffer("map_share", torch.tensor(0.5))
+        self.register_buffer("map_shift", torch.zeros(()))
 
     def embed(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (N, C, h, w) of the strides of PYRAMID to vectors (N, 152, S/8, S/8)."""

@@ -20,7 +20,7 @@ from stlm_core.steps.training import (
 )
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.aggregate import Aggregation
-from stlm_core.training.balance import memory_share
+from stlm_core.training.balance import memory_balance
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
@@ -58,8 +58,10 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     validation = PseudoValidation(bank)
     task = Aggregation(to_device(detector, device), pairs, validation, config.fa, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.fa, folder, device, ranks)
-    if detector.memory is not None:
-        detector.memory.share.fill_(ranks.from_main(lambda: memory_share(detector, bank, device)))
+    if (memory := detector.memory) is not None:
+        found = ranks.from_main(lambda: memory_balance(detector, bank, device))
+        for weight, value in zip((memory.share, memory.map_shift), found, strict=True):
+            weight.fill_(value)
         outcome = replace(outcome, best=ranks.from_main(lambda: validation.figures(detector, device)))
     if ranks.main:
         save_detector(folder / DETECTOR, detector)

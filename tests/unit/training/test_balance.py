@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from stlm_core.models.detector import Detector, DetectorFacts
+from stlm_core.models.detector import Detector, DetectorFacts, upsample
+from stlm_core.models.feature_memory import FeatureMemory
 from stlm_core.synthesis.bank import ArrayReader, Bank
-from stlm_core.training.balance import memory_share
+from stlm_core.training.balance import memory_balance
 
 CPU = torch.device("cpu")
 SIZE, IMAGES = 64, 12
@@ -55,21 +56,24 @@ def share(decoder_unrest: float, memory_unrest: float, images: int = IMAGES) -> 
         return maps[0], maps[1]
 
     detector = SimpleNamespace(
-        eval=lambda: None, preprocess=lambda images: images.permute(0, 3, 1, 2).float() / 255, opinions=opinions
+        eval=lambda: None,
+        preprocess=lambda images: images.permute(0, 3, 1, 2).float() / 255,
+        opinions=opinions,
+        memory=FeatureMemory(1),
     )
-    found = memory_share(detector, bank, CPU)
-    assert bank.asked == (list(range(images)) if images >= 8 else [])
+    found, _shift = memory_balance(cast(Detector, detector), bank, CPU)
+    assert set(bank.asked) == set(range(images))
     return found
 
 
-@pytest.mark.parametrize(("decoder", "memory"), [(1.0, 1.0), (1.5, 1.0), (0.6, 0.9), (30.0, 20.0)])
+@pytest.mark.parametrize(("decoder", "memory"), [(1.0, 1.0), (1.5, 1.0), (0.9, 0.6), (30.0, 15.0)])
 def test_the_share_is_the_others_part_of_the_unrest(decoder, memory):
     assert share(decoder, memory) == pytest.approx(decoder / (decoder + memory), rel=1e-3)
 
 
 def test_neither_is_silenced():
-    assert share(50.0, 0.1) == 0.65
-    assert share(0.1, 50.0) == 0.35
+    assert share(50.0, 0.1) == 0.75
+    assert share(0.1, 50.0) == 0.5
     assert share(0.0, 0.0) == 0.5
 
 
@@ -77,15 +81,53 @@ def test_few_images_decide_nothing():
     assert share(9.0, 1.0, images=7) == 0.5
 
 
-def test_the_map_is_weighted_by_the_share():
+def remembering() -> tuple[Detector, FeatureMemory]:
+    """An untrained detector with a memory of nothing in particular."""
     torch.manual_seed(0)
-    detector = Detector(FACTS).eval()
-    detector.streams.memory.vectors.normal_()
+    detector = Detector(FACTS, top_pixels=1).eval()
+    assert detector.memory is not None
+    detector.memory.vectors.normal_()
+    detector.memory.deviation.fill_(4.0)
+    return detector, detector.memory
+
+
+def test_score_and_map_are_weighted_each_by_its_share():
+    detector, memory = remembering()
     x = torch.rand(2, 3, SIZE, SIZE)
+    memory.map_share.fill_(0.3)
+    memory.map_shift.fill_(-0.2)
     with torch.no_grad():
         logits, unfamiliar = detector.opinions(x)
         for weight in (0.25, 0.5, 0.7):
-            detector.streams.memory.share.fill_(weight)
-            torch.testing.assert_close(
-                detector.grid_map(x), ((1 - weight) * logits + weight * unfamiliar).sigmoid(), atol=1e-5, rtol=1e-4
-            )
+            memory.share.fill_(weight)
+            shown, scored = detector.grid_maps(x)
+            expected = (1 - weight) * logits + weight * unfamiliar
+            torch.testing.assert_close(scored, expected.sigmoid(), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(shown, (0.7 * logits + 0.3 * unfamiliar - 0.2).sigmoid(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_score_is_read_from_the_map_that_is_scored():
+    detector, memory = remembering()
+    memory.share.fill_(0.75)
+    images = torch.randint(0, 256, (3, SIZE, SIZE, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        shown, scored = detector.grid_maps(detector.preprocess(images))
+        score, anomaly_map = detector(images)
+    largest = upsample(scored[:, None], (SIZE, SIZE)).flatten(1).amax(1)
+    torch.testing.assert_close(score, largest)
+    torch.testing.assert_close(anomaly_map, upsample(shown[:, None], (SIZE, SIZE))[:, 0])
+    assert not torch.allclose(score, anomaly_map.flatten(1).amax(1), atol=1e-3)
+
+
+def test_good_parts_have_the_same_largest_logits_in_score_and_map():
+    detector, memory = remembering()
+    bank = Views(IMAGES)
+    share, shift = memory_balance(detector, bank, CPU)
+    assert share != 0.5
+    memory.share.fill_(share)
+    memory.map_shift.fill_(shift)
+    with torch.no_grad():
+        shown, scored = detector.grid_maps(detector.preprocess(torch.from_numpy(bank.views(range(IMAGES)))))
+    assert float(shift) != 0
+    largest = [one.double().logit().flatten(1).amax(1).mean() for one in (shown, scored)]
+    torch.testing.assert_close(*largest, atol=1e-3, rtol=0)
