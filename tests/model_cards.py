@@ -18,6 +18,7 @@ from stlm_core.export.model_card_findings import DefectType, Findings, ImageResu
 from stlm_core.export.model_card_making import Making
 from stlm_core.export.parity import ParityCase, ParityReport
 from stlm_core.models.detector import DetectorFacts
+from stlm_core.runtime.capture import CaptureRange
 from stlm_core.weights.catalog import lookup
 
 RECALL, REJECTS = wilson(6, 8), wilson(1, 20)
@@ -51,6 +52,7 @@ FACTS = ExportFacts(
     data_license="CC0-1.0",
     code_version="0.1.0+abc",
     git_revision="c" * 40 + "-dirty",
+    captures=CaptureRange((0.2, 0.8), (3.0, 7.0)),
 )
 CASE = ParityCase(5, 256, 300, 5, 1.5e-7, 2.5e-7, 1, 1)
 PARITY = ParityReport(

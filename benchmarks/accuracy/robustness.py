@@ -24,13 +24,15 @@ _COLUMNS = {
     "aupro_30": "AUPRO@0.3",
     "false_reject_rate": "false rejects",
     "recall": "recall",
+    "unusual": "pictures called unusual",
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures under one distortion, fractions; the last two are at the threshold that the model ships. ``left_out``:
-    defective images whose defect was moved out of the picture."""
+    """Figures under one distortion, fractions; false rejects and recall are at the threshold that the model ships,
+    ``unusual`` is the share of pictures unlike the line's own in light or focus. ``left_out``: defective images whose
+    defect was moved out of the picture."""
 
     distortion: str
     figures: dict[str, float]
@@ -42,6 +44,7 @@ def measure(session: DetectorSession, manifest: Manifest, name: str, distortion:
     labels: list[int] = []
     scores: list[float] = []
     rejected: list[bool] = []
+    unusual: list[bool] = []
     left_out = 0
 
     def maps() -> Iterator[tuple[npt.NDArray[np.float32], Mask | None]]:
@@ -56,11 +59,13 @@ def measure(session: DetectorSession, manifest: Manifest, name: str, distortion:
             labels.append(row.label)
             scores.append(float(found.scores[0]))
             rejected.append(bool(found.is_anomalous[0]))
+            unusual.append(bool(session.complaints(image)))
             if row.label == 0 or moved is not None:
                 yield found.anomaly_maps[0], moved
 
     figures = pixel_figures(maps())
     figures |= image_figures(labels, scores)
+    figures["unusual"] = float(np.mean(unusual))
     truth, decisions = np.array(labels), np.array(rejected)
     for share, label in (("false_reject_rate", 0), ("recall", 1)):
         if (truth == label).any():

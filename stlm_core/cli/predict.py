@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -30,5 +31,8 @@ def predict_command(
     anomalous = sum(row.is_anomalous for row in summary.rows)
     left_out = f", {len(summary.problems)} could not be used" if summary.problems else ""
     typer.echo(f"{summary.line}: {anomalous} of {len(summary.rows)} images anomalous{left_out}; {summary.table}")
+    if unusual := Counter(row.picture for row in summary.rows if row.picture):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in unusual.most_common())
+        typer.echo(f"unlike the line's own pictures: {kinds}; look at the camera before the parts", err=True)
     if summary.problems:
         raise typer.Exit(UserError.exit_code)

@@ -11,6 +11,7 @@ from stlm_core.data.manifest import Manifest
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.files import sha256_bytes
 from stlm_core.models.detector import DetectorFacts, MapSource
+from stlm_core.runtime.capture import CaptureRange
 from stlm_core.runtime.model import FORMAT
 from stlm_core.weights.catalog import CATALOG
 
@@ -24,6 +25,7 @@ class ExportFacts:
 
     ``dataset_sha256``: of all manifest rows; ``test_sha256``: of the test split's alone, so that two models measured on
     the same images are known as such whatever they were trained on. ``git_revision``: "" if not known.
+    ``captures``: light and focus of ordinary pictures.
     """
 
     line: str
@@ -40,6 +42,7 @@ class ExportFacts:
     data_license: str
     code_version: str
     git_revision: str
+    captures: CaptureRange
 
     @property
     def teacher_license(self) -> str:
@@ -88,6 +91,7 @@ class ExportFacts:
             "test_sha256": self.test_sha256,
             "data_license": self.data_license,
             "non_commercial": "; ".join(self.non_commercial),
+            "capture": self.captures.to_json(),
             "code_version": self.code_version,
             "git_revision": self.git_revision,
         }

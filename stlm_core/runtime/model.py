@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from stlm_core.errors import StlmError, UserError, first_line
 from stlm_core.files import sha256_bytes
+from stlm_core.runtime.capture import CaptureRange, Complaint, measure_capture
 
 FORMAT = "1"
 """Version of the contract between the file and its readers; written by export as ``stlm_format``."""
@@ -80,6 +81,7 @@ class DetectorSession:
         self.line = self.metadata["line"]
         self.threshold = self._number("threshold")
         self.raw_threshold = self._number("raw_threshold")
+        self._captures = self._capture_range()
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -106,6 +108,13 @@ class DetectorSession:
             raise StlmError(f"{self.name}: the model's output is not a number; export it again")
         return Prediction(scores, maps, decisions)
 
+    def complaints(self, pixels: npt.NDArray[np.uint8]) -> tuple[Complaint, ...]:
+        """How the picture, uint8 (H, W, 3) RGB, differs in light and focus from the line's good ones; empty if it does
+        not, or if the file does not say what is ordinary."""
+        if self._captures is None:
+            return ()
+        return self._captures.complaints(measure_capture(pixels, int(self._number("image_size"))))
+
     def _refuse_foreign(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         problem = None
@@ -121,6 +130,13 @@ class DetectorSession:
             problem = f"it has format {self.metadata['stlm_format']}, this version reads format {FORMAT}"
         if problem:
             raise UserError(f"{self.name}: not a detector made by `stlm export`: {problem}")
+
+    def _capture_range(self) -> CaptureRange | None:
+        text = self.metadata.get("capture")
+        try:
+            return CaptureRange.from_json(text) if text else None
+        except ValueError as error:
+            raise UserError(f"{self.name}: metadata `capture` is damaged: {error}") from None
 
     def _number(self, key: str) -> float:
         try:

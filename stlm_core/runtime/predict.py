@@ -30,7 +30,9 @@ class Row:
 
     ``score`` in [0, 1], anomalous above ``threshold``. ``max_x``, ``max_y``: where the map is largest, pixels from the
     top left corner, after EXIF rotation, as are ``width`` and ``height``. ``max_value``: the map there. ``ms``: time of
-    the network per image, milliseconds. ``map``, ``overlay``: pictures, relative to the table; empty if not written.
+    the network per image, milliseconds. ``picture``: how it differs in light and focus from the line's good ones, such
+    as "blurred" or "dark blurred"; empty if it does not. ``map``, ``overlay``: files, relative to the
+    table; empty if not written.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Row:
     width: int
     height: int
     ms: float
+    picture: str
     map: str
     overlay: str
 
@@ -166,6 +169,7 @@ class _Writer:
             width=width,
             height=height,
             ms=round(ms, 2),
+            picture=" ".join(self.session.complaints(loaded.pixels)),
             map=map_name,
             overlay=overlay_name,
         )

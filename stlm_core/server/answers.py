@@ -38,6 +38,7 @@ def inspection(result: Result, request_id: str, total_seconds: float, *, kept: b
         width=result.width,
         height=result.height,
         peak=Peak(x=result.peak_x, y=result.peak_y, value=result.peak_value),
+        picture=list(result.complaints),
         ms=Milliseconds(
             decode=_ms(result.decode_seconds),
             inference=_ms(result.inference_seconds),

@@ -16,6 +16,7 @@ from PIL import Image
 from stlm_core.data.images import TooManyPixelsError, decode_image
 from stlm_core.errors import UserError
 from stlm_core.evaluation.heatmap import TURBO, colour_level
+from stlm_core.runtime.capture import Complaint
 from stlm_core.server.champion import Champion
 from stlm_core.server.problems import ProblemError
 from stlm_core.server.schemas import Verdict
@@ -44,6 +45,7 @@ class Shown:
 class Result:
     """An inspected image. Sizes and places in pixels after EXIF rotation, times in seconds.
 
+    ``complaints``: how the picture differs in light and focus from the line's good ones.
     ``shown``: None when neither a heat map nor the page needs it. ``heat_map``: a PNG if asked for.
     """
 
@@ -57,6 +59,7 @@ class Result:
     peak_x: int
     peak_y: int
     peak_value: float
+    complaints: tuple[Complaint, ...]
     decode_seconds: float
     inference_seconds: float
     render_seconds: float
@@ -86,6 +89,7 @@ def inspect_image(champion: Champion, content: bytes, *, max_pixels: int, heat_m
     pixels = _decode(content, max_pixels)
     decoded = time.perf_counter()
     prediction = champion.session.predict(pixels[None])
+    complaints = champion.session.complaints(pixels)
     predicted = time.perf_counter()
     anomaly_map = prediction.anomaly_maps[0]
     y, x = (int(index) for index in np.unravel_index(int(anomaly_map.argmax()), anomaly_map.shape))
@@ -102,6 +106,7 @@ def inspect_image(champion: Champion, content: bytes, *, max_pixels: int, heat_m
         peak_x=x,
         peak_y=y,
         peak_value=_shortest(anomaly_map[y, x]),
+        complaints=complaints,
         decode_seconds=decoded - began,
         inference_seconds=predicted - decoded,
         render_seconds=time.perf_counter() - predicted,

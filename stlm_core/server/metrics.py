@@ -14,6 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from stlm_core.runtime.capture import COMPLAINTS
 from stlm_core.server.champion import Champion
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -52,6 +53,12 @@ class Metrics:
             registry=r,
         )
         self.scores = Histogram("stlm_score", "Scores of inspected images.", ("line",), buckets=_SCORES, registry=r)
+        self.complaints = Counter(
+            "stlm_unusual_pictures",
+            "Images unlike the line's good ones in light or focus.",
+            ("line", "complaint"),
+            registry=r,
+        )
         self.in_flight = Gauge("stlm_requests_in_flight", "Requests in progress.", registry=r)
         self.working = Gauge("stlm_images_working", "Images that a worker has.", registry=r)
         self.waiting = Gauge("stlm_images_waiting", "Images that wait for a worker.", registry=r)
@@ -84,6 +91,8 @@ class Metrics:
         else:  # both series exist from the start, so that the first failure is an increase
             self.swaps.labels(line).inc(0)
             self.failed_swaps.labels(line).inc(0)
+        for complaint in COMPLAINTS:  # so that the first one is an increase
+            self.complaints.labels(line, complaint).inc(0)
         self.model_info.labels(line, champion.version, champion.session.sha256).set(1)
         self.model_loaded.labels(line).set(champion.loaded_at.timestamp())
         self.threshold.labels(line).set(champion.session.threshold)

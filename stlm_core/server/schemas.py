@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stlm_core.runtime.capture import Complaint
+
 Verdict = Literal["normal", "anomalous"]
 _REQUEST_ID = "0b9c6f0e8d7a4c21"
 
@@ -53,6 +55,11 @@ class Inspection(_Answer):
     width: int = Field(ge=1, description="Pixels, after EXIF rotation.", examples=[256])
     height: int = Field(ge=1, examples=[256])
     peak: Peak
+    picture: list[Complaint] = Field(
+        description="How the picture differs in light and focus from the line's good ones; empty if it does not. The "
+        "verdict stands, but look at the camera before the part.",
+        examples=[["blurred"]],
+    )
     ms: Milliseconds
     request_id: str = Field(examples=[_REQUEST_ID])
     heat_map: str | None = Field(

@@ -109,6 +109,8 @@ class Service:
             self.metrics.stage_seconds.labels(line, stage).observe(each)
         self.metrics.scores.labels(line).observe(result.score)
         self.metrics.images.labels(line, result.verdict).inc()
+        for complaint in result.complaints:
+            self.metrics.complaints.labels(line, complaint).inc()
         kept = self.limits.recent > 0
         answered = answers.inspection(result, request_id, seconds, kept=kept)
         if kept:

@@ -24,6 +24,7 @@ from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import git_revision
 from stlm_core.models.detector import Detector, ShippedDetector, count_parameters, load_detector
 from stlm_core.progress import progress
+from stlm_core.runtime.capture import CaptureRange, measure_capture, ordinary_captures
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.contract import StepResult, code_version, run_step
 from stlm_core.steps.manifest_images import row_image
@@ -35,6 +36,7 @@ MODEL = "model.onnx"
 PARITY = "parity.json"
 LATENCY = "latency.json"
 CARD, CARD_PAGE = "model_card.md", "model_card.html"
+_CAPTURE_IMAGES = 200
 _REMEDY = "run `stlm evaluate` again"
 
 
@@ -69,7 +71,7 @@ def export(
     def work(folder: Path) -> str:
         manifest = Manifest.read(inputs["manifest"], config.resolve(config.data.path))
         detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source)
-        facts = _facts(config, inputs, manifest, detector)
+        facts = _facts(config, inputs, manifest, detector, _captures(config, manifest))
         parts = {row.path: row.group for row in manifest.test()}
         findings = read_findings(inputs, parts, seed=facts.test_sha256)
         point = facts.operating_point
@@ -106,7 +108,9 @@ def export(
     return run_step("export", config, SECTIONS, inputs, workspace.folder("export"), work, force=force)
 
 
-def _facts(config: LineConfig, inputs: dict[str, Path], manifest: Manifest, detector: Detector) -> ExportFacts:
+def _facts(
+    config: LineConfig, inputs: dict[str, Path], manifest: Manifest, detector: Detector, captures: CaptureRange
+) -> ExportFacts:
     metrics = {
         name: value
         for name, value in read_json_object(inputs["metrics"], _REMEDY).items()
@@ -127,7 +131,16 @@ def _facts(config: LineConfig, inputs: dict[str, Path], manifest: Manifest, dete
         data_license=config.data.license,
         code_version=code_version(),
         git_revision=git_revision(config.root),
+        captures=captures,
     )
+
+
+def _captures(config: LineConfig, manifest: Manifest) -> CaptureRange:
+    """What is ordinary, from good images that are not for the test, evenly chosen."""
+    good = [*manifest.train(), *manifest.validation(), *manifest.calibration()]
+    some = good[:: -(-len(good) // _CAPTURE_IMAGES)]
+    images = (row_image(manifest, row, config.data.max_pixels) for row in some)
+    return ordinary_captures([measure_capture(pixels, config.image.size) for pixels in images])
 
 
 def _making(config: LineConfig, manifest: Manifest, detector: Detector, revision: str) -> Making:

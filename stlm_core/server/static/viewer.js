@@ -70,6 +70,8 @@ export async function show(inspection, picture, heatMap, fallback) {
   verdict(inspection, words);
 }
 
+const CAMERA = { dark: "too dark", bright: "too bright", blurred: "out of focus", grainy: "too grainy" };
+
 function verdict(inspection, words) {
   const { score, threshold } = inspection;
   get("verdict").dataset.verdict = inspection.verdict;
@@ -77,6 +79,11 @@ function verdict(inspection, words) {
   get("reason").textContent = inspection.is_anomalous
     ? `Score ${digits(score)} is above the threshold ${digits(threshold)}: have this part looked at.`
     : `Score ${digits(score)} is not above the threshold ${digits(threshold)}.`;
+  const { picture } = inspection, camera = get("camera");
+  camera.hidden = picture.length === 0;
+  camera.textContent = picture.length
+    ? `The picture is not like the line's own: ${picture.map((each) => CAMERA[each]).join(", ")}. Look at the camera before the part.`
+    : "";
   const gauge = get("gauge"), needle = get("needle");
   gauge.setAttribute("aria-valuenow", String(score));
   gauge.setAttribute("aria-valuetext", `score ${digits(score)}, threshold ${digits(threshold)}, ${words.toLowerCase()}`);

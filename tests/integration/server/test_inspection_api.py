@@ -86,6 +86,7 @@ def test_the_answer_is_that_of_predict(name: str, file_server: Server, tmp_path:
     assert answer["verdict"] == ("anomalous" if row.is_anomalous else "normal")
     assert answer["peak"] == {"x": row.max_x, "y": row.max_y, "value": row.max_value}
     assert (answer["width"], answer["height"]) == (row.width, row.height)
+    assert answer["picture"] == row.picture.split()
     assert answer["line"] == "tiny"
     assert answer["version"] == file_server.line()["version"]
     assert 0 <= answer["ms"]["inference"] <= answer["ms"]["total"]
@@ -331,3 +332,11 @@ def test_an_answer_does_not_wait_for_the_callers_acknowledgement(file_server: Se
         file_server.inspect(content)
         times.append(time.perf_counter() - began)
     assert min(times) < 0.03, "40 ms each where the kernel waits to fill a packet"
+
+
+def test_a_picture_in_other_light_is_told_and_counted(file_server: Server) -> None:
+    before = file_server.metric("stlm_unusual_pictures_total", line="tiny", complaint="dark")
+    assert file_server.inspect(png(brightness=100)).json()["picture"] == []
+    answer = file_server.inspect(png(brightness=5)).json()
+    assert (answer["picture"], answer["verdict"]) == (["dark"], "normal")
+    assert file_server.metric("stlm_unusual_pictures_total", line="tiny", complaint="dark") == before + 1

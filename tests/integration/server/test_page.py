@@ -126,6 +126,17 @@ def test_an_image_is_dropped_in_and_judged(page: Page, tmp_path: Path) -> None:
     assert page.evaluate("document.getElementById('heat').naturalWidth") == 40
 
 
+def test_a_picture_unlike_the_others_points_to_the_camera(page: Page) -> None:
+    page.locator("#line").select_option("tiny")
+    drop(page, png(brightness=10, spot=153))
+    wait_for_score(page, 0.6)
+    told = "The picture is not like the line's own: too dark. Look at the camera before the part."
+    assert page.locator("#camera").inner_text() == told
+    drop(page, png(brightness=40, spot=204))
+    wait_for_score(page, 0.8)
+    assert page.locator("#camera").is_hidden()
+
+
 def test_the_slider_changes_the_heat_map(page: Page) -> None:
     slider = page.locator("#opacity")
     assert slider.is_disabled()

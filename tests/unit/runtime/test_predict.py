@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_onnx import tiny_onnx
+from typer.testing import CliRunner
 
+from stlm_core.cli.main import app
 from stlm_core.errors import UserError
 from stlm_core.runtime import predict as predict_module
 from stlm_core.runtime.predict import predict_images
@@ -58,6 +60,18 @@ def test_table_and_pictures(tmp_path: Path, model: Path) -> None:
     with Image.open(out / second["overlay"]) as image:
         assert image.mode == "RGB"
         assert image.size == (4, 10)
+
+
+def test_pictures_unlike_the_lines_own_are_told(tmp_path: Path, model: Path) -> None:
+    model.write_bytes(tiny_onnx(capture='{"brightness": [0.1, 0.9], "sharpness": [0.0, 20.0]}'))
+    dark = _save(tmp_path / "in" / "dark.png", 6, 8)
+    ordinary = tmp_path / "in" / "ordinary.png"
+    Image.new("RGB", (8, 6), (90, 90, 90)).save(ordinary)
+    predict_images(model, [str(dark), str(ordinary)], tmp_path / "out", threads=1)
+    assert [row["picture"] for row in _table(tmp_path / "out")] == ["dark", ""]
+    told = CliRunner().invoke(app, ["predict", str(model), str(dark), str(ordinary), "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0
+    assert "unlike the line's own pictures: 1 dark; look at the camera before the parts" in told.stderr
 
 
 def test_rows_keep_the_order_of_the_command_line_whatever_the_batches(tmp_path: Path, model: Path) -> None:
