@@ -78,7 +78,8 @@ def _running(command: list[str], root: Path, environment: dict[str, str], addres
             _wait(address, process, root / "log")
             yield address
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself, and the log says why
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

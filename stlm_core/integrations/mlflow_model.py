@@ -34,6 +34,7 @@ SOURCES = (
     "errors.py",
     "evaluation/heatmap.py",
     "files.py",
+    "runtime/capture.py",
     "runtime/model.py",
     "runtime/render.py",
 )
