@@ -56,9 +56,8 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     if config.model.centre_features:
         detector.streams.set_statistics(*ranks.from_main(pairs.moments))
     if (memory := detector.memory) is not None:
-        fresh = pairs.fresh if pairs.fresh is not None and pairs.fresh.varied else None
         found = ranks.from_main(
-            lambda: fit_memory(to_device(detector, device), bank, config.distill.seed, device, fresh)
+            lambda: fit_memory(to_device(detector, device), bank, config.distill.seed, device, pairs.varied)
         )
         for kept, value in zip((memory.vectors, memory.centre, memory.deviation), found, strict=True):
             kept.copy_(value)

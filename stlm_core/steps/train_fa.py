@@ -59,7 +59,7 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     task = Aggregation(to_device(detector, device), pairs, validation, config.fa, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.fa, folder, device, ranks)
     if (memory := detector.memory) is not None:
-        found = ranks.from_main(lambda: memory_balance(detector, bank, device))
+        found = ranks.from_main(lambda: memory_balance(detector, bank, config.fa.seed, device, pairs.varied))
         for weight, value in zip((memory.share, memory.map_shift), found, strict=True):
             weight.fill_(value)
         outcome = replace(outcome, best=ranks.from_main(lambda: validation.figures(detector, device)))

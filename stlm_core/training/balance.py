@@ -2,58 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stlm_core.models.detector import Detector
+from stlm_core.seeding import derive_rng
 from stlm_core.synthesis.bank import Bank
+from stlm_core.training.fresh import FreshViews, Images
 
 _BATCH = 8
+_AGAIN = 2  # fresh views of every validation image
 _FEWEST = 8  # images; the spread of fewer says nothing, and the two count alike
 _LEAST, _MOST = 0.5, 0.75  # the unrest of twenty images is a rough estimate
 _LARGEST = 2048  # the image score is that of one in so many cells, 8 of 128 x 128
 
 
-def memory_balance(detector: Detector, bank: Bank, device: torch.device) -> tuple[float, float]:
+@torch.no_grad()
+def memory_balance(
+    detector: Detector, bank: Bank, seed: int, device: torch.device, fresh: FreshViews | None = None
+) -> tuple[float, float]:
     """``share`` and ``map_shift`` for the detector's memory (docs/decisions/0019).
 
     The share is that in the image score, between 0.5 and 0.75: decoder and memory are each weighted by the inverse of
-    their own unrest, the standard deviation of their image scores over the validation images as they are. One deviation
-    of a good part then counts the same in both, and the one that is easily upset by good parts of this line is heard
-    less. One half where there are fewer than 8 images.
+    their own unrest, the standard deviation of their image scores over the validation images; with ``fresh`` over
+    fresh views of them, so that the one that is easily upset by another light or lens is heard less. One half where
+    there are fewer than 8 images.
 
     The anomaly map keeps its own ``map_share``: where the memory is loud, borders are blurred. The shift is what its
-    largest logits lack in the mean over these images, so that one threshold suits score and map.
+    largest logits lack in the mean over the validation images as they are, so that one threshold suits score and map.
     """
     memory = detector.memory
     assert memory is not None
-    share = _share(detector, bank, device)
+    detector.eval()
+    views = bank.as_they_are("validation")
+    share = _share(detector, _again(bank, views, seed, fresh), device) if len(views) >= _FEWEST else 0.5
     lacking = [
         _score(decoder + share * ahead) - _score(decoder + memory.map_share * ahead)
-        for decoder, ahead in ((one, other - one) for one, other in _opinions(detector, bank, device))
+        for decoder, ahead in ((one, other - one) for one, other in _opinions(detector, _plain(bank, views), device))
     ]
     return share, float(torch.cat(lacking).mean()) if lacking else 0.0
 
 
-def _share(detector: Detector, bank: Bank, device: torch.device) -> float:
-    scores = [torch.stack([_score(one), _score(other)]) for one, other in _opinions(detector, bank, device)]
-    if sum(one.shape[1] for one in scores) < _FEWEST:
-        return 0.5
+def _share(detector: Detector, batches: Iterator[Images], device: torch.device) -> float:
+    scores = [torch.stack([_score(one), _score(other)]) for one, other in _opinions(detector, batches, device)]
     decoder_unrest, memory_unrest = torch.cat(scores, 1).std(1).tolist()
     total = decoder_unrest + memory_unrest
     return min(max(decoder_unrest / total, _LEAST), _MOST) if total > 0 else 0.5
 
 
-@torch.no_grad()
-def _opinions(detector: Detector, bank: Bank, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The decoder's logits and the memory's standardised distance (n, h, w) of the validation images as they are."""
-    views = bank.as_they_are("validation")
-    detector.eval()
+def _plain(bank: Bank, views: Sequence[int]) -> Iterator[Images]:
     for start in range(0, len(views), _BATCH):
-        images = torch.from_numpy(bank.views(views[start : start + _BATCH])).to(device)
-        yield detector.opinions(detector.preprocess(images))
+        yield bank.views(views[start : start + _BATCH])
+
+
+def _again(bank: Bank, views: Sequence[int], seed: int, fresh: FreshViews | None) -> Iterator[Images]:
+    """Batches of fresh views where there are such, else of the images as they are."""
+    for number in range(_AGAIN if fresh else 1):
+        for place, images in enumerate(_plain(bank, views)):
+            if fresh is None:
+                yield images
+            else:
+                rng = derive_rng("balance", seed, number, place)
+                yield np.stack([fresh.again(image, rng) for image in images])
+
+
+def _opinions(detector: Detector, batches: Iterator[Images], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The decoder's logits and the memory's standardised distance (n, h, w)."""
+    for images in batches:
+        yield detector.opinions(detector.preprocess(torch.from_numpy(images).to(device)))
 
 
 def _score(one: Tensor) -> Tensor:

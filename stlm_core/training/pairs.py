@@ -97,6 +97,11 @@ class TrainingPairs:
         """Number of different source images."""
         return len(self._by_image)
 
+    @property
+    def varied(self) -> FreshViews | None:
+        """What shows an image again in another pose or before another camera, where the settings allow any other."""
+        return self.fresh if self.fresh is not None and self.fresh.varied else None
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and mean square over all clean views and positions of the teacher's features, (maps, C) float64 each."""
         views = np.unique(self._clean_view)

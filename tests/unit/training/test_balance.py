@@ -16,6 +16,7 @@ from stlm_core.models.detector import Detector, DetectorFacts, upsample
 from stlm_core.models.feature_memory import FeatureMemory
 from stlm_core.synthesis.bank import ArrayReader, Bank
 from stlm_core.training.balance import memory_balance
+from stlm_core.training.fresh import FreshViews
 
 CPU = torch.device("cpu")
 SIZE, IMAGES = 64, 12
@@ -61,7 +62,7 @@ def share(decoder_unrest: float, memory_unrest: float, images: int = IMAGES) -> 
         opinions=opinions,
         memory=FeatureMemory(1),
     )
-    found, _shift = memory_balance(cast(Detector, detector), bank, CPU)
+    found, _shift = memory_balance(cast(Detector, detector), bank, 0, CPU)
     assert set(bank.asked) == set(range(images))
     return found
 
@@ -75,6 +76,45 @@ def test_neither_is_silenced():
     assert share(50.0, 0.1) == 0.75
     assert share(0.1, 50.0) == 0.5
     assert share(0.0, 0.0) == 0.5
+
+
+class OtherLamp(FreshViews):
+    """Shows every image darker or brighter by up to ``change`` grey levels."""
+
+    def __init__(self, change: int) -> None:
+        self.change = change
+
+    def again(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return (image + 100 + rng.integers(-self.change, self.change + 1)).astype(np.uint8)
+
+
+def test_the_opinion_that_another_lamp_upsets_is_heard_less():
+    """The decoder's unrest is 3 whatever the light; the memory's distance is the mean grey level."""
+
+    def opinions(x):
+        grey = (x.mean((1, 2, 3)) * 255).round()
+        decoder, memory = torch.zeros(len(x), 32, 32), torch.zeros(len(x), 32, 32)
+        decoder += 3 * (grey % 2 * 2 - 1)[:, None, None]
+        memory += grey[:, None, None]
+        return decoder, memory
+
+    detector = SimpleNamespace(
+        eval=lambda: None,
+        preprocess=lambda images: images.permute(0, 3, 1, 2).float() / 255,
+        opinions=opinions,
+        memory=FeatureMemory(1),
+    )
+
+    def found(change: int) -> float:
+        return memory_balance(cast(Detector, detector), Views(40), 0, CPU, OtherLamp(change))[0]
+
+    assert found(60) == 0.5
+    assert memory_balance(cast(Detector, detector), Views(8), 0, CPU)[0] == pytest.approx(
+        3 / (3 + np.arange(8).std()), abs=0.02
+    )
+    assert memory_balance(cast(Detector, detector), Views(8), 0, CPU, OtherLamp(0))[0] == pytest.approx(
+        3 / (3 + np.arange(8).std()), abs=0.02
+    )
 
 
 def test_few_images_decide_nothing():
@@ -122,7 +162,7 @@ def test_the_score_is_read_from_the_map_that_is_scored():
 def test_good_parts_have_the_same_largest_logits_in_score_and_map():
     detector, memory = remembering()
     bank = Views(IMAGES)
-    share, shift = memory_balance(detector, bank, CPU)
+    share, shift = memory_balance(detector, bank, 0, CPU)
     assert share != 0.5
     memory.share.fill_(share)
     memory.map_shift.fill_(shift)
