@@ -15,8 +15,8 @@ from stlm_core.training.fresh import FreshViews, Images
 
 _BATCH = 8
 _AGAIN = 2  # fresh views of every validation image
-_FEWEST = 8  # images; the spread of fewer says nothing, and the two count alike
-_LEAST, _MOST = 0.5, 0.75  # the unrest of twenty images is a rough estimate
+_FEWEST = 8  # images; the spread of fewer says nothing
+_LEAST, _MOST = 0.6, 0.75  # the unrest of twenty images is a rough estimate
 _LARGEST = 2048  # the image score is that of one in so many cells, 8 of 128 x 128
 
 
@@ -26,10 +26,10 @@ def memory_balance(
 ) -> tuple[float, float]:
     """``share`` and ``map_shift`` for the detector's memory (docs/decisions/0019).
 
-    The share is that in the image score, between 0.5 and 0.75: decoder and memory are each weighted by the inverse of
+    The share is that in the image score, between 0.6 and 0.75: decoder and memory are each weighted by the inverse of
     their own unrest, the standard deviation of their image scores over the validation images; with ``fresh`` over
-    fresh views of them, so that the one that is easily upset by another light or lens is heard less. One half where
-    there are fewer than 8 images.
+    fresh views of them, so that the one that is easily upset by another light or lens is heard less. 0.6 where there are
+    fewer than 8 images.
 
     The anomaly map keeps its own ``map_share``: where the memory is loud, borders are blurred. The shift is what its
     largest logits lack in the mean over the validation images as they are, so that one threshold suits score and map.
@@ -38,7 +38,7 @@ def memory_balance(
     assert memory is not None
     detector.eval()
     views = bank.as_they_are("validation")
-    share = _share(detector, _again(bank, views, seed, fresh), device) if len(views) >= _FEWEST else 0.5
+    share = _share(detector, _again(bank, views, seed, fresh), device) if len(views) >= _FEWEST else _LEAST
     lacking = [
         _score(decoder + share * ahead) - _score(decoder + memory.map_share * ahead)
         for decoder, ahead in ((one, other - one) for one, other in _opinions(detector, _plain(bank, views), device))
@@ -50,7 +50,7 @@ def _share(detector: Detector, batches: Iterator[Images], device: torch.device) 
     scores = [torch.stack([_score(one), _score(other)]) for one, other in _opinions(detector, batches, device)]
     decoder_unrest, memory_unrest = torch.cat(scores, 1).std(1).tolist()
     total = decoder_unrest + memory_unrest
-    return min(max(decoder_unrest / total, _LEAST), _MOST) if total > 0 else 0.5
+    return min(max(decoder_unrest / total, _LEAST), _MOST) if total > 0 else _LEAST
 
 
 def _plain(bank: Bank, views: Sequence[int]) -> Iterator[Images]:
