@@ -28,8 +28,8 @@ def memory_balance(
 
     The share is that in the image score, between 0.6 and 0.75: decoder and memory are each weighted by the inverse of
     their own unrest, the standard deviation of their image scores over the validation images; with ``fresh`` over
-    fresh views of them, so that the one that is easily upset by another light or lens is heard less. 0.6 where there are
-    fewer than 8 images.
+    fresh views of them, so that the one that is easily upset by another light or lens is heard less. 0.6 where
+    there are fewer than 8 images.
 
     The anomaly map keeps its own ``map_share``: where the memory is loud, borders are blurred. The shift is what its
     largest logits lack in the mean over the validation images as they are, so that one threshold suits score and map.
