@@ -185,7 +185,8 @@ class ModelConfig(Section):
     ``aggregation``: the paper's FA over the streams' agreement, or a decoder that sees the plain stream's own maps too
     (beyond the paper, docs/decisions/0016). ``denoising_stream: false`` leaves the second stream out, so that such a
     decoder judges alone; training and inference then take a third of the time. ``memory``: how many features of good
-    parts are remembered, whose distance is added to the decoder's logits; 0 for none.
+    parts are remembered, whose distance is averaged with the decoder's logits
+    (docs/decisions/0019); 0 for none.
     """
 
     plain_stream: Literal["student", "teacher"] = "student"
@@ -217,7 +218,7 @@ class ModelConfig(Section):
 class EvaluateConfig(Section):
     """Scores, the operating point and the report.
 
-    ``top_pixels`` the image score is the mean of that many largest pixels of the map at network size;
+    ``top_pixels`` the image score is the mean of that many largest pixels of a map at network size;
     ``false_reject_budget`` the share of good parts that may be rejected; ``map_source`` where the map comes from, for
     comparisons: see :class:`~stlm_core.models.detector.Detector`.
     """

@@ -26,7 +26,7 @@ from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.integrations.mlflow_registry import CHAMPION, Registry
 from stlm_core.integrations.mlflow_run import RunContent, finish_run
 
-CAPTURES = '{"brightness": [0.0785, 1.0], "sharpness": [0.0, 20.0]}'
+CAPTURES = '{"brightness": [0.078, 1.0], "sharpness": [0.0, 20.0]}'
 KEY = "a-key-that-nobody-guesses"
 # Its map is ten times too bright: the self-test finds values above 1.
 OVERFLOWING = GRAPH.replace("white = Constant<value = float {255.0}>()", "white = Constant<value = float {25.5}>()")

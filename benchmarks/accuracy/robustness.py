@@ -65,7 +65,8 @@ def measure(session: DetectorSession, manifest: Manifest, name: str, distortion:
 
     figures = pixel_figures(maps())
     figures |= image_figures(labels, scores)
-    figures["unusual"] = float(np.mean(unusual))
+    if unusual and "capture" in session.metadata:
+        figures["unusual"] = float(np.mean(unusual))
     truth, decisions = np.array(labels), np.array(rejected)
     for share, label in (("false_reject_rate", 0), ("recall", 1)):
         if (truth == label).any():

@@ -19,8 +19,9 @@ def predict_command(
 ) -> None:
     """Score images with an exported detector: heat maps and a table.
 
-    Writes OUT/results.csv, OUT/maps/*.png (16-bit, value / 65535) and OUT/overlays/*.png. Exit code 2 when an
-    image could not be used; the others are done all the same.
+    Writes OUT/results.csv, OUT/maps/*.png (16-bit, value / 65535) and OUT/overlays/*.png. The table's last column says
+    how a picture differs in light or focus from the line's own. Exit code 2 when an image could not be used; the
+    others are done all the same.
     """
     from stlm_core.errors import UserError
     from stlm_core.runtime.predict import predict_images
@@ -33,6 +34,6 @@ def predict_command(
     typer.echo(f"{summary.line}: {anomalous} of {len(summary.rows)} images anomalous{left_out}; {summary.table}")
     if unusual := Counter(row.picture for row in summary.rows if row.picture):
         kinds = ", ".join(f"{count} {kind}" for kind, count in unusual.most_common())
-        typer.echo(f"unlike the line's own pictures: {kinds}; look at the camera before the parts", err=True)
+        typer.echo(f"unlike the line's own pictures: {kinds}; look at the camera, too", err=True)
     if summary.problems:
         raise typer.Exit(UserError.exit_code)

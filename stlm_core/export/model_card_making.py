@@ -68,9 +68,9 @@ def architecture(facts: ExportFacts, making: Making) -> str:
         f"{kind} of {making.parameters / 1e6:.2f} million parameters. {_streams(facts)} Defective parts were not used. "
         f"{_joined(facts)} The photograph "
         f"is scaled to {size} x {size} pixels and judged on a grid of {cells} x {cells} cells; the score is the mean "
-        f"of the {facts.top_pixels} largest pixels of the map, calibrated so that 0.5 is the threshold. Scaling, "
-        "calibration and threshold are inside the file: input is uint8 RGB of any size and number, output a score, "
-        "a map and a decision."
+        f"of the {facts.top_pixels} largest pixels of {_scored(facts)}, calibrated so that 0.5 is the threshold. "
+        "Scaling, calibration and threshold are inside the file: input is uint8 RGB of any size and number, output a "
+        "score, a map and a decision."
     )
 
 
@@ -108,9 +108,19 @@ def _joined(facts: ExportFacts) -> str:
         "A small convolutional network, the feature aggregation, learned from painted-in faults to tell them from the "
         "part by these features"
     )
-    if facts.detector.memory and facts.map_source == "fa":
+    if _both(facts):
         return f"{decided}; the anomaly map is the mean of its verdict and the remembered features'."
     return f"{decided}; its verdict is the anomaly map."
+
+
+def _scored(facts: ExportFacts) -> str:
+    """Where the score is read."""
+    return "a second map, in which the remembered features weigh more" if _both(facts) else "the map"
+
+
+def _both(facts: ExportFacts) -> bool:
+    """Whether decoder and memory are both asked."""
+    return facts.detector.memory > 0 and facts.map_source == "fa"
 
 
 def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[Row, ...]:

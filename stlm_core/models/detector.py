@@ -177,7 +177,7 @@ def load_detector(path: Path, top_pixels: int = 100, map_source: MapSource = "fa
     """
     facts, weights = _read(path)
     detector = Detector(facts, top_pixels, map_source)
-    load_strict(detector, weights, str(path))
+    _load(detector, weights, path)
     return detector.eval()
 
 
@@ -195,7 +195,14 @@ def load_streams(path: Path, detector: Detector) -> None:
     facts, weights = _read(path)
     if facts != detector.facts:
         raise UserError(f"{path}: made for {facts}, but the configuration asks for {detector.facts}; distill again")
-    load_strict(detector.streams, weights, str(path))
+    _load(detector.streams, weights, path)
+
+
+def _load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        load_strict(module, weights, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; if an earlier version made it, run the step that wrote it with --force") from None
 
 
 def _write(path: Path, module: nn.Module, facts: DetectorFacts) -> None:

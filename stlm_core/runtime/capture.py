@@ -17,6 +17,9 @@ from PIL import Image
 
 Complaint = Literal["dark", "bright", "blurred", "grainy"]
 COMPLAINTS: tuple[Complaint, ...] = ("dark", "bright", "blurred", "grainy")
+SMALLEST_SIDE = 3
+"""Of a network input, pixels: a Laplacian needs a neighbour on both sides."""
+
 _MARGIN = 0.25  # of the range seen, beyond its ends
 _MIDDLE = 128
 _LEAST_BRIGHTNESS, _LEAST_SHARPNESS = 0.02, 0.25  # smallest margins: a line of few or of equal pictures
@@ -71,7 +74,8 @@ class CaptureRange:
 
 
 def measure_capture(pixels: npt.NDArray[np.uint8], side: int) -> Capture:
-    """Light and focus of a picture, uint8 (H, W, 3) RGB, for a network input of ``side`` x ``side`` pixels."""
+    """Light and focus of a picture, uint8 (H, W, 3) RGB, for a network input of ``side`` x ``side`` pixels, 3
+    or more."""
     grey = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BOX)
     levels = np.asarray(grey, np.float32)
     middle = levels[1:-1, 1:-1]

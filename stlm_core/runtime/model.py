@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from stlm_core.errors import StlmError, UserError, first_line
 from stlm_core.files import sha256_bytes
-from stlm_core.runtime.capture import CaptureRange, Complaint, measure_capture
+from stlm_core.runtime.capture import SMALLEST_SIDE, CaptureRange, Complaint, measure_capture
 
 FORMAT = "1"
 """Version of the contract between the file and its readers; written by export as ``stlm_format``."""
@@ -82,6 +82,7 @@ class DetectorSession:
         self.threshold = self._number("threshold")
         self.raw_threshold = self._number("raw_threshold")
         self._captures = self._capture_range()
+        self._side = self._input_side() if self._captures else 0
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -113,7 +114,7 @@ class DetectorSession:
         not, or if the file does not say what is ordinary."""
         if self._captures is None:
             return ()
-        return self._captures.complaints(measure_capture(pixels, int(self._number("image_size"))))
+        return self._captures.complaints(measure_capture(pixels, self._side))
 
     def _refuse_foreign(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -137,6 +138,12 @@ class DetectorSession:
             return CaptureRange.from_json(text) if text else None
         except ValueError as error:
             raise UserError(f"{self.name}: metadata `capture` is damaged: {error}") from None
+
+    def _input_side(self) -> int:
+        text = self.metadata["image_size"]
+        if not text.isdecimal() or int(text) < SMALLEST_SIDE:
+            raise UserError(f"{self.name}: metadata `image_size` is not a side of an image: {text!r}")
+        return int(text)
 
     def _number(self, key: str) -> float:
         try:

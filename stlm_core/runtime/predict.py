@@ -30,9 +30,9 @@ class Row:
 
     ``score`` in [0, 1], anomalous above ``threshold``. ``max_x``, ``max_y``: where the map is largest, pixels from the
     top left corner, after EXIF rotation, as are ``width`` and ``height``. ``max_value``: the map there. ``ms``: time of
-    the network per image, milliseconds. ``picture``: how it differs in light and focus from the line's good ones, such
-    as "blurred" or "dark blurred"; empty if it does not. ``map``, ``overlay``: files, relative to the
-    table; empty if not written.
+    the network per image, milliseconds. ``map``, ``overlay``: files, relative to the
+    table; empty if not written. ``picture``: how it differs in light and focus from the line's good ones, such as
+    "blurred" or "dark blurred"; empty if it does not, or if the model does not know.
     """
 
     path: str
@@ -45,9 +45,9 @@ class Row:
     width: int
     height: int
     ms: float
-    picture: str
     map: str
     overlay: str
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ class _Writer:
             width=width,
             height=height,
             ms=round(ms, 2),
-            picture=" ".join(self.session.complaints(loaded.pixels)),
             map=map_name,
             overlay=overlay_name,
+            picture=" ".join(self.session.complaints(loaded.pixels)),
         )
 
 

@@ -120,6 +120,7 @@ def _test_image(height: int, width: int, *, spot: bool) -> npt.NDArray[np.uint8]
 
 def _check(session: DetectorSession, image: npt.NDArray[np.uint8]) -> None:
     first, again = session.predict(image), session.predict(image)
+    session.complaints(image[0])
     shape = image.shape[:3]
     problem = None
     if first.scores.shape != shape[:1] or first.anomaly_maps.shape != shape or first.is_anomalous.shape != shape[:1]:

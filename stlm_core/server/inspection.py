@@ -89,8 +89,8 @@ def inspect_image(champion: Champion, content: bytes, *, max_pixels: int, heat_m
     pixels = _decode(content, max_pixels)
     decoded = time.perf_counter()
     prediction = champion.session.predict(pixels[None])
-    complaints = champion.session.complaints(pixels)
     predicted = time.perf_counter()
+    complaints = champion.session.complaints(pixels)
     anomaly_map = prediction.anomaly_maps[0]
     y, x = (int(index) for index in np.unravel_index(int(anomaly_map.argmax()), anomaly_map.shape))
     shown = _shown(pixels, anomaly_map, champion.session.raw_threshold) if heat_map or keep else None

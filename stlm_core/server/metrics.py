@@ -47,7 +47,7 @@ class Metrics:
         self.images = Counter("stlm_images", "Images by what became of them.", ("line", "verdict"), registry=r)
         self.stage_seconds = Histogram(
             "stlm_image_seconds",
-            "Time of one image: decode, inference, render (heat map), and total with waiting for a worker.",
+            "Time of one image: decode, inference, render (heat map, light, focus), total with waiting for a worker.",
             ("line", "stage"),
             buckets=_SECONDS,
             registry=r,

@@ -38,7 +38,7 @@ class Milliseconds(_Answer):
 
     decode: float = Field(ge=0, examples=[3.1])
     inference: float = Field(ge=0, examples=[21.7])
-    render: float = Field(ge=0, description="The heat map.", examples=[2.4])
+    render: float = Field(ge=0, description="The heat map, and the check of light and focus.", examples=[2.4])
     total: float = Field(ge=0, examples=[28.0])
 
 
@@ -56,8 +56,8 @@ class Inspection(_Answer):
     height: int = Field(ge=1, examples=[256])
     peak: Peak
     picture: list[Complaint] = Field(
-        description="How the picture differs in light and focus from the line's good ones; empty if it does not. The "
-        "verdict stands, but look at the camera before the part.",
+        description="How the picture differs in light and focus from the line's good ones; empty if it does not, or if "
+        "the model does not know. The verdict stands, but look at the camera, too.",
         examples=[["blurred"]],
     )
     ms: Milliseconds

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from stlm_core.config import TRAINED_SECTIONS, LineConfig, as_parameter, load_line
-from stlm_core.data.manifest import build_manifest
+from stlm_core.data.images import read_image
+from stlm_core.data.manifest import Manifest, build_manifest
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence_collector import EvidenceCollector
 from stlm_core.evaluation.example_files import write_examples
@@ -167,6 +168,18 @@ def test_the_metadata_tells_where_the_file_comes_from(exported: tuple[LineConfig
     assert facts["detector_sha256"] == sha256_file(workspace.folder("train-fa") / "detector.safetensors")
     assert len(facts["dataset_sha256"]) == len(facts["test_sha256"]) == 64
     assert str(config.root) not in str(facts)
+
+
+def test_the_lines_good_pictures_are_ordinary_and_dark_ones_are_not(exported: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = exported
+    session = DetectorSession(workspace.folder("export") / "model.onnx")
+    manifest = Manifest.read(workspace.folder("validate") / "manifest.parquet", config.resolve("data/part"))
+    good = [*manifest.train(), *manifest.validation(), *manifest.calibration()]
+    assert len({row.split for row in good}) > 1
+    for row in good:
+        pixels = read_image(manifest.image_path(row))
+        assert session.complaints(pixels) == ()
+        assert "dark" in session.complaints((pixels * 0.3).astype(np.uint8))
 
 
 def test_predict_says_what_torch_says(exported: tuple[LineConfig, Workspace], tmp_path: Path) -> None:

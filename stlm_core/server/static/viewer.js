@@ -82,7 +82,7 @@ function verdict(inspection, words) {
   const { picture } = inspection, camera = get("camera");
   camera.hidden = picture.length === 0;
   camera.textContent = picture.length
-    ? `The picture is not like the line's own: ${picture.map((each) => CAMERA[each]).join(", ")}. Look at the camera before the part.`
+    ? `The picture is not like the line's own: ${picture.map((each) => CAMERA[each]).join(", ")}. Look at the camera, too.`
     : "";
   const gauge = get("gauge"), needle = get("needle");
   gauge.setAttribute("aria-valuenow", String(score));

@@ -130,7 +130,7 @@ def test_a_picture_unlike_the_others_points_to_the_camera(page: Page) -> None:
     page.locator("#line").select_option("tiny")
     drop(page, png(brightness=10, spot=153))
     wait_for_score(page, 0.6)
-    told = "The picture is not like the line's own: too dark. Look at the camera before the part."
+    told = "The picture is not like the line's own: too dark. Look at the camera, too."
     assert page.locator("#camera").inner_text() == told
     drop(page, png(brightness=40, spot=204))
     wait_for_score(page, 0.8)

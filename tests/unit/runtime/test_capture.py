@@ -109,6 +109,13 @@ def test_damaged_ranges_are_refused(text: str) -> None:
             DetectorSession(tiny_onnx(capture=text))
 
 
+@pytest.mark.parametrize("side", ["nan", "inf", "-8", "2", "64.5", ""])
+def test_a_range_without_a_size_is_refused(side: str) -> None:
+    assert DetectorSession(tiny_onnx(image_size=side)).complaints(part()) == ()
+    with pytest.raises(UserError, match="image_size"):
+        DetectorSession(tiny_onnx(image_size=side, capture=ordinary().to_json()))
+
+
 def test_a_file_says_what_is_ordinary_or_nothing() -> None:
     dark = np.zeros((5, 7, 3), np.uint8)
     assert DetectorSession(tiny_onnx()).complaints(dark) == ()

@@ -71,7 +71,7 @@ def test_pictures_unlike_the_lines_own_are_told(tmp_path: Path, model: Path) -> 
     assert [row["picture"] for row in _table(tmp_path / "out")] == ["dark", ""]
     told = CliRunner().invoke(app, ["predict", str(model), str(dark), str(ordinary), "--out", str(tmp_path / "out")])
     assert told.exit_code == 0
-    assert "unlike the line's own pictures: 1 dark; look at the camera before the parts" in told.stderr
+    assert "unlike the line's own pictures: 1 dark; look at the camera, too" in told.stderr
 
 
 def test_rows_keep_the_order_of_the_command_line_whatever_the_batches(tmp_path: Path, model: Path) -> None:
