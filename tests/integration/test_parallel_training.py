@@ -78,14 +78,16 @@ def rows(folder: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
-def assert_same_training(ours: Path, theirs: Path, curve: float, weights: float) -> None:
+def assert_same_training(ours: Path, theirs: Path, curve: float, weights: float, ranks: float = 1e-3) -> None:
     """Losses agree to ``curve`` (relative), weights to ``weights`` (relative, L2), and the same step was selected.
 
-    Validation figures are ranks of scores, which jump when rounding swaps two of them: they agree to 1e-3.
+    Validation figures are ranks of scores, which jump when rounding swaps two of them: they agree to ``ranks``.
     """
     apart = 0.0
     for our, their in zip(rows(ours), rows(theirs), strict=True):
-        assert our == pytest.approx(their, rel=curve, abs=1e-3)
+        for name in their:
+            far = ranks if name.startswith("validation_") else 1e-3
+            assert our[name] == pytest.approx(their[name], rel=curve, abs=far), name
         for name in their:
             if name.startswith("train_"):
                 apart = max(apart, abs(our[name] / their[name] - 1))
@@ -148,7 +150,8 @@ def test_a_training_that_is_stopped_and_loses_a_worker_continues_with_any_number
     assert json.dumps(continued[: len(so_far)]) == json.dumps(
         [{name: float(f"{value:.8g}") for name, value in row.items()} for row in so_far]
     )
-    assert_same_training(folder, project / "outputs" / "adam" / "distill", curve=1e-3, weights=1e-3)
+    one_pair = 1 / 8 + 1e-3  # of the good and the anomalous validation images: Adam's rounding may swap it
+    assert_same_training(folder, project / "outputs" / "adam" / "distill", curve=1e-3, weights=1e-3, ranks=one_pair)
 
 
 def started(project: Path) -> subprocess.Popen[str]:
