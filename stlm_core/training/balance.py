@@ -38,7 +38,8 @@ def memory_balance(
     assert memory is not None
     detector.eval()
     views = bank.as_they_are("validation")
-    share = _share(detector, _again(bank, views, seed, fresh), device) if len(views) >= _FEWEST else _LEAST
+    seen = _again(bank, views, seed, fresh) if fresh else _plain(bank, views)
+    share = _share(detector, seen, device) if len(views) >= _FEWEST else _LEAST
     lacking = [
         _score(decoder + share * ahead) - _score(decoder + memory.map_share * ahead)
         for decoder, ahead in ((one, other - one) for one, other in _opinions(detector, _plain(bank, views), device))
@@ -58,15 +59,11 @@ def _plain(bank: Bank, views: Sequence[int]) -> Iterator[Images]:
         yield bank.views(views[start : start + _BATCH])
 
 
-def _again(bank: Bank, views: Sequence[int], seed: int, fresh: FreshViews | None) -> Iterator[Images]:
-    """Batches of fresh views where there are such, else of the images as they are."""
-    for number in range(_AGAIN if fresh else 1):
+def _again(bank: Bank, views: Sequence[int], seed: int, fresh: FreshViews) -> Iterator[Images]:
+    for number in range(_AGAIN):
         for place, images in enumerate(_plain(bank, views)):
-            if fresh is None:
-                yield images
-            else:
-                rng = derive_rng("balance", seed, number, place)
-                yield np.stack([fresh.again(image, rng) for image in images])
+            rng = derive_rng("balance", seed, number, place)
+            yield np.stack([fresh.again(image, rng) for image in images])
 
 
 def _opinions(detector: Detector, batches: Iterator[Images], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
