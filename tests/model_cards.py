@@ -29,7 +29,7 @@ FACTS = ExportFacts(
     detector_sha256="d" * 64,
     top_pixels=100,
     map_source="fa",
-    operating_point=OperatingPoint(0.3, 0.05, 10, 1 / 11, 0.4, 1.5),
+    operating_point=OperatingPoint(0.3, 0.05, 10, 1 / 11, 0.4, 1.5, 10, 0),
     metrics={
         "image_auroc": 0.9512,
         "image_ap": 0.97,

@@ -158,6 +158,7 @@ def _metrics(
         "guaranteed_false_reject": operating_point.guaranteed_false_reject,
         "budget_confidence": operating_point.confidence,
         "calibration_images": operating_point.calibration_images,
+        "calibration_parts": operating_point.calibration_parts,
         "test_good": len(good),
         "test_anomalous": len(anomalous),
         "test_masks": int(anomalous["has_mask"].sum()),

@@ -5,11 +5,19 @@ k = ceil((n + 1)(1 - budget)), is exceeded by a further good image with probabil
 averaged over the draw of the held-back images and whatever the distribution, as long as held-back and later
 images are exchangeable. For one given draw the true false-reject rate is distributed as Beta(n + 1 - k, k) (no
 ties), which yields the confidence that this very threshold keeps the budget.
+
+Several images of one part are not exchangeable with those of a part to come, the parts are. So every part weighs the
+same, whatever the number of its images (hierarchical conformal prediction, Lee, Barber and Willett, 2023): with K parts
+of n_j images each, an image weighs 1 / ((K + 1) n_j) and the part to come 1 / (K + 1), and the threshold is the
+smallest held-back score for which what lies above it weighs no more than the budget. Where every part has one image,
+that is the k-th smallest score.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -33,10 +41,11 @@ class OperatingPoint:
     """Threshold and calibration of a line's scores.
 
     ``raw_threshold`` in [0, 1]: an image is rejected when its raw score is above it. ``budget`` in (0, 1): the share
-    of good parts that may be rejected. ``calibration_images``: held-back good images used.
+    of good parts that may be rejected. ``calibration_images``: held-back good images used, of ``calibration_parts``
+    different parts, of which ``parts_above`` have an image above the threshold.
     ``guaranteed_false_reject``: upper bound of the expected false-reject rate; above ``budget`` when there are too few
-    images. ``confidence``: probability that the true rate of this threshold is within the budget. ``scale`` > 0:
-    slope of the calibration in logit space.
+    parts. ``confidence``: probability that the true rate of this threshold is within the budget; at least that where
+    parts have several images. ``scale`` > 0: slope of the calibration in logit space.
     """
 
     raw_threshold: float
@@ -45,6 +54,8 @@ class OperatingPoint:
     guaranteed_false_reject: float
     confidence: float
     scale: float
+    calibration_parts: int
+    parts_above: int
 
     @property
     def certified(self) -> bool:
@@ -70,20 +81,21 @@ class OperatingPoint:
     def false_reject_bound(self, confidence: float) -> float:
         """The false-reject rate that this very threshold does not exceed with probability ``confidence``, in [0, 1].
 
-        The quantile of Beta(n + 1 - k, k); with ties among the held-back scores it errs on the safe side.
+        The quantile of Beta(a + 1, K - a) with a of K parts above; on the safe side where parts have several images.
         """
-        n = self.calibration_images
-        rank = n + 1 - round(self.guaranteed_false_reject * (n + 1))
         low, high = 0.0, 1.0
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            low, high = (low, middle) if _confidence(n, rank, middle) >= confidence else (middle, high)
+            enough = _confidence(self.calibration_parts, self.parts_above, middle) >= confidence
+            low, high = (low, middle) if enough else (middle, high)
         return high
 
     def explain(self) -> str:
         """The operating point in plain words, for a report."""
         n, budget = self.calibration_images, f"{self.budget:.1%}"
         images = "1 held-back good image" if n == 1 else f"{n} held-back good images"
+        if self.calibration_parts < n:
+            images += f" of {self.calibration_parts} part{'s' * (self.calibration_parts != 1)}, which weigh the same,"
         told = (
             f"The threshold comes from {images} that were used neither for training nor for testing, "
             f"with a budget of {budget} of good parts that may be rejected. "
@@ -94,11 +106,15 @@ class OperatingPoint:
                 f"rejected; the chance that this very threshold keeps the budget is {self.confidence:.0%}."
             )
         return told + (
-            f"That is too few images to certify the budget: the guarantee is only that on average at most "
+            f"That is too few to certify the budget: the guarantee is only that on average at most "
             f"{self.guaranteed_false_reject:.1%} of good parts are rejected, and the chance that this threshold keeps "
-            f"{budget} is {self.confidence:.0%}. At least {images_needed(self.budget)} held-back good images are "
-            f"needed."
+            f"{budget} is {self.confidence:.0%}. {self.needed()}"
         )
+
+    def needed(self) -> str:
+        """How many held-back images it takes to certify the budget, as a sentence."""
+        parts = " of as many different parts" if self.calibration_parts < self.calibration_images else ""
+        return f"At least {images_needed(self.budget)} held-back good images{parts} are needed."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; floats survive the round trip exactly."""
@@ -122,39 +138,60 @@ class OperatingPoint:
         return cls(**values)
 
 
-def fit_operating_point(good_scores: npt.ArrayLike, budget: float) -> OperatingPoint:
+def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequence[str] = ()) -> OperatingPoint:
     """The operating point from held-back good images.
 
     ``good_scores`` (n,): raw image scores in [0, 1] of good images used neither for training, nor for selection, nor
-    for testing. ``budget`` in (0, 1). With k = ceil((n + 1)(1 - budget)) the threshold is the k-th smallest score, or
-    the largest when k > n, and the guarantee is then 1 / (n + 1), above the budget.
+    for testing. ``budget`` in (0, 1). ``parts``: the physical part that each image shows, n names; an image without a
+    name, "", shows a part of its own, and without ``parts`` all do.
+
+    Where every part has one image, the threshold is the k-th smallest score, k = ceil((n + 1)(1 - budget)), or the
+    largest when k > n, and the guarantee is then 1 / (n + 1), above the budget. Else see the module.
 
     The slope puts the median held-back score at a calibrated 0.1: (logit 0.5 - logit 0.1) over the logit distance of
     threshold and median, within [0.1, 20]; 1 when all scores are equal. It changes how scores read, never a decision.
 
     Raises:
-        ValueError: no score, or a score or budget out of range.
+        ValueError: no score, or a score or budget out of range, or another number of parts than of scores.
     """
-    scores = np.sort(np.asarray(good_scores, dtype=np.float32).ravel())
+    scores = np.asarray(good_scores, dtype=np.float32).ravel()
     n = len(scores)
     if n == 0:
         raise ValueError("an operating point needs at least one held-back good image")
-    if not (np.isfinite(scores).all() and scores[0] >= 0 and scores[-1] <= 1):
+    if not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
         raise ValueError("raw scores of held-back good images must be finite and in [0, 1]")
     if not 0 < budget < 1:
         raise ValueError(f"the false-reject budget must be in (0, 1), not {budget}")
-    # Decimal as written: in binary, (19 + 1) * (1 - 0.05) may come out above 19 and ask for one image more.
-    exact = Fraction(str(budget))
-    rank = min(n, math.ceil((n + 1) * (1 - exact)))
-    threshold = scores[rank - 1]
+    if parts and len(parts) != n:
+        raise ValueError(f"{len(parts)} parts for {n} held-back good images")
+    names: list[str | int] = [part or number for number, part in enumerate(parts or [""] * n)]
+    descending = np.argsort(-scores, kind="stable")
+    above, guaranteed = _within(budget, [names[image] for image in descending])
+    threshold = scores[descending[above]]
+    sizes = Counter(names)
+    parts_above = len({names[image] for image in descending[:above]})
     return OperatingPoint(
         raw_threshold=float(threshold),
         budget=float(budget),
         calibration_images=n,
-        guaranteed_false_reject=float(Fraction(n + 1 - rank, n + 1)),
-        confidence=_confidence(n, rank, float(budget)),
+        guaranteed_false_reject=float(guaranteed),
+        confidence=_confidence(len(sizes), parts_above, float(budget)),
         scale=_slope(threshold, np.median(scores)),
+        calibration_parts=len(sizes),
+        parts_above=parts_above,
     )
+
+
+def _within(budget: float, descending: Sequence[str | int]) -> tuple[int, Fraction]:
+    """How many of the highest scores, whose parts are given, may lie above the threshold, and what that guarantees."""
+    sizes = Counter(descending)
+    # Decimal as written: in binary, (19 + 1) * (1 - 0.05) may come out above 19 and ask for one image more.
+    allowed, to_come = Fraction(str(budget)), Fraction(1, len(sizes) + 1)
+    weight, above = to_come, 0
+    while (more := weight + to_come / sizes[descending[above]]) <= allowed:  # all of them would weigh 1
+        weight, above = more, above + 1
+    # Where parts differ in size, the weight depends on whose scores these are, and is no bound any more.
+    return above, weight if len(set(sizes.values())) == 1 else max(allowed, to_come)
 
 
 def images_needed(budget: float) -> int:
@@ -162,8 +199,8 @@ def images_needed(budget: float) -> int:
     return math.ceil(1 / Fraction(str(budget))) - 1
 
 
-def _confidence(n: int, rank: int, budget: float) -> float:
-    """P[Beta(n + 1 - rank, rank) <= budget], which for whole parameters is P[Binomial(n, budget) >= n + 1 - rank]."""
+def _confidence(n: int, above: int, budget: float) -> float:
+    """P[Beta(above + 1, n - above) <= budget], which for whole parameters is P[Binomial(n, budget) > above]."""
     fewer = sum(
         math.exp(
             math.lgamma(n + 1)
@@ -172,7 +209,7 @@ def _confidence(n: int, rank: int, budget: float) -> float:
             + j * math.log(budget)
             + (n - j) * math.log1p(-budget)
         )
-        for j in range(n + 1 - rank)
+        for j in range(above + 1)
     )
     return min(1.0, max(0.0, 1.0 - fewer))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from stlm_core.evaluation.operating_point import images_needed
 from stlm_core.export.facts import ExportFacts
 from stlm_core.export.model_card_findings import Findings
 from stlm_core.export.model_card_making import Making, grid, plain
@@ -55,10 +54,16 @@ def _calibration(facts: ExportFacts) -> Iterator[str]:
         "ones. A new supplier, tool, lamp or camera ends them; the drift of the good images, which validation reports, "
         "is the sign."
     )
+    darkest, brightest = facts.captures.brightness
+    yield (
+        "Of a picture in other light or focus than the line's good ones, the model says so beside its verdict, which "
+        f"stands: a mean brightness outside {max(0.0, darkest):.2f} to {min(1.0, brightest):.2f} of white, or blurred "
+        "or grainy edges. Look at the camera first."
+    )
     if not point.certified:
         yield (
-            f"{point.calibration_images} held-back good images are too few for a budget of {point.budget:.1%}: "
-            f"at least {images_needed(point.budget)} are needed."
+            f"{point.calibration_images} held-back good images of {point.calibration_parts} parts are too few for a "
+            f"budget of {point.budget:.1%}. {point.needed()}"
         )
 
 

@@ -117,6 +117,7 @@ def _signature() -> ModelSignature:
                 ColSpec(DataType.boolean, "is_anomalous"),
                 ColSpec(DataType.double, "threshold"),
                 ColSpec(DataType.string, "line"),
+                ColSpec(DataType.string, "picture"),
                 ColSpec(DataType.string, "heat_map_png", required=False),
             ]
         ),

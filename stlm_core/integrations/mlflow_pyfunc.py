@@ -21,8 +21,8 @@ from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.render import overlay_to_png
 
 COLUMN, HEAT_MAP = "image", "heat_map"
-OUTPUTS = ("score", "is_anomalous", "threshold", "line")
-PICTURE = "heat_map_png"
+OUTPUTS = ("score", "is_anomalous", "threshold", "line", "picture")
+OVERLAY = "heat_map_png"
 
 
 class PredictionError(MlflowException):
@@ -57,14 +57,15 @@ class Detector:
             params: with ``heat_map`` true the answer has a column ``heat_map_png``.
 
         Returns:
-            A row an image: ``score`` in [0, 1], ``is_anomalous``, ``threshold``, ``line`` and, if asked for,
-            ``heat_map_png``: base64 of a PNG, the heat map over the image.
+            A row an image: ``score`` in [0, 1], ``is_anomalous``, ``threshold``, ``line``, ``picture``: how it differs
+            in light and focus from the line's good ones, such as "dark blurred", empty if it does not, and, if asked
+            for, ``heat_map_png``: base64 of a PNG, the heat map over the image.
 
         Raises:
             PredictionError: a row is no image (HTTP status 400; counted from 0), or inference failed (500).
         """
         wanted = bool((params or {}).get(HEAT_MAP, False))
-        columns = [*OUTPUTS, PICTURE] if wanted else [*OUTPUTS]
+        columns = [*OUTPUTS, OVERLAY] if wanted else [*OUTPUTS]
         try:
             rows = [
                 self._row(value, f"row {number}", wanted)
@@ -76,14 +77,15 @@ class Detector:
             raise PredictionError(str(error), INTERNAL_ERROR) from None
         return pd.DataFrame(rows, columns=columns)
 
-    def _row(self, value: Any, name: str, with_picture: bool) -> tuple[Any, ...]:
+    def _row(self, value: Any, name: str, with_overlay: bool) -> tuple[Any, ...]:
         session, pixels = self._session, to_pixels(value, name)
         prediction = session.predict(pixels[None])
-        row = float(prediction.scores[0]), bool(prediction.is_anomalous[0]), session.threshold, session.line
-        if not with_picture:
+        score, is_anomalous = float(prediction.scores[0]), bool(prediction.is_anomalous[0])
+        row = score, is_anomalous, session.threshold, session.line, " ".join(session.complaints(pixels))
+        if not with_overlay:
             return row
-        picture = overlay_to_png(pixels, prediction.anomaly_maps[0], session.raw_threshold)
-        return (*row, base64.b64encode(picture).decode("ascii"))
+        overlay = overlay_to_png(pixels, prediction.anomaly_maps[0], session.raw_threshold)
+        return (*row, base64.b64encode(overlay).decode("ascii"))
 
 
 def _load_pyfunc(data_path: str) -> Detector:

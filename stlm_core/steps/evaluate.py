@@ -71,11 +71,15 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         with progress(f"evaluate {config.name}", total) as shown:
             runner = _Runner(config, manifest, detector, device, shown)
             calibration = runner.calibration_scores()
-            point = fit_operating_point(calibration["raw_score"].to_numpy(), config.evaluate.false_reject_budget)
+            point = fit_operating_point(
+                calibration["raw_score"].to_numpy(),
+                config.evaluate.false_reject_budget,
+                [row.group for row in manifest.calibration()],
+            )
             evaluation = evaluate_predictions(
                 runner.test_predictions(), point, report_images=config.evaluate.report_images
             )
-        evaluation = replace(evaluation, notes=[*_calibration_notes(manifest, point), *evaluation.notes])
+        evaluation = replace(evaluation, notes=[*_calibration_notes(point), *evaluation.notes])
         calibration["score"] = point.calibrate(calibration["raw_score"].to_numpy()).astype(np.float64)
         _write_tables(folder, evaluation, calibration, point)
         _with_training_images(evaluation.evidence, manifest).save(folder / EVIDENCE)
@@ -143,15 +147,8 @@ def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:
     )
 
 
-def _calibration_notes(manifest: Manifest, point: OperatingPoint) -> list[str]:
-    notes = [] if point.certified else [point.explain()]
-    groups = {row.group for row in manifest.calibration() if row.group}
-    if 0 < len(groups) < point.calibration_images:
-        notes.append(
-            f"The {point.calibration_images} held-back images show {len(groups)} different parts. Images of one part "
-            "are alike, so the guarantee, which counts every image as a part of its own, is optimistic."
-        )
-    return notes
+def _calibration_notes(point: OperatingPoint) -> list[str]:
+    return [] if point.certified else [point.explain()]
 
 
 def _write_tables(folder: Path, evaluation: Evaluation, calibration: pd.DataFrame, point: OperatingPoint) -> None:

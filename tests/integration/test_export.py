@@ -48,6 +48,8 @@ POINT = OperatingPoint(
     guaranteed_false_reject=1 / 21,
     confidence=0.64,
     scale=2.0,
+    calibration_parts=20,
+    parts_above=0,
 )
 METRICS = {
     "image_auroc": 0.97,

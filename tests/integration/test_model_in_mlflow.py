@@ -22,6 +22,8 @@ from tiny_onnx import tiny_onnx
 from stlm_core.files import sha256_file
 from stlm_core.integrations import mlflow_model
 from stlm_core.integrations.mlflow_model import HASHES, save_model
+from stlm_core.integrations.mlflow_pyfunc import _load_pyfunc
+from stlm_core.runtime.capture import CaptureRange
 
 pytestmark = pytest.mark.integration
 
@@ -86,19 +88,34 @@ def test_it_answers_where_stlm_is_not_installed(folder: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     picture = base64.b64decode(answer.pop("heat_map_png"))
-    assert answer == {"score": pytest.approx(0.8), "is_anomalous": True, "threshold": 0.5, "line": "tiny"}
+    assert answer == {
+        "score": pytest.approx(0.8),
+        "is_anomalous": True,
+        "threshold": 0.5,
+        "line": "tiny",
+        "picture": "",
+    }
     with Image.open(io.BytesIO(picture)) as shown:
         assert (shown.format, shown.size) == ("PNG", (5, 6))
 
 
 def test_signature_and_example_fit(model: Any) -> None:
     assert [(spec.name, str(spec.type)) for spec in model.metadata.signature.inputs.inputs] == [("image", "Any")]
-    names = ["score", "is_anomalous", "threshold", "line", "heat_map_png"]
+    names = ["score", "is_anomalous", "threshold", "line", "picture", "heat_map_png"]
     assert [spec.name for spec in model.metadata.signature.outputs.inputs] == names
     assert [(spec.name, spec.default) for spec in model.metadata.signature.params.params] == [("heat_map", False)]
     answer = model.predict(model.input_example, params={"heat_map": True})
     assert list(answer.columns) == names
     assert 0 <= answer["score"][0] <= 1
+
+
+def test_a_picture_in_other_light_is_told(tmp_path: Path) -> None:
+    ordinary = CaptureRange((0.4, 0.6), (0.0, 20.0)).to_json()
+    (tmp_path / "model.onnx").write_bytes(tiny_onnx(capture=ordinary))
+    detector = _load_pyfunc(str(tmp_path / "model.onnx"))
+    pixels = [np.full((8, 8, 3), level, np.uint8) for level in (10, 128, 250)]
+    answer = detector.predict(pd.DataFrame({"image": pixels}))
+    assert answer["picture"].tolist() == ["dark", "", "bright"]
 
 
 @pytest.mark.parametrize("kind", ["DataFrame", "dict"])

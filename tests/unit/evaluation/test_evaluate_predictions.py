@@ -72,8 +72,8 @@ def test_metrics_are_flat_fractions_and_equal_independent_ones(evaluation: Evalu
     assert metrics["false_reject_rate"] == pytest.approx(rejected[:12].mean())
     assert metrics["recall_at_budget_low"] <= metrics["recall_at_budget"] <= metrics["recall_at_budget_high"]
     assert metrics["threshold"] == POINT.raw_threshold
-    counts = ("test_good", "test_anomalous", "test_masks", "test_regions", "calibration_images")
-    assert [metrics[name] for name in counts] == [12, 14, 14, 14, 40]
+    counts = ("test_good", "test_anomalous", "test_masks", "test_regions", "calibration_images", "calibration_parts")
+    assert [metrics[name] for name in counts] == [12, 14, 14, 14, 40, 40]
     assert all(isinstance(value, int | float) for value in metrics.values())
     json.dumps(metrics, allow_nan=False)
 
@@ -219,7 +219,7 @@ def test_wilson_interval(count: int, total: int) -> None:
 
 
 def test_raw_scores_rank_even_where_calibrated_ones_saturate() -> None:
-    steep = OperatingPoint(0.01, 0.05, 40, 0.05, 0.6, scale=20.0)
+    steep = OperatingPoint(0.01, 0.05, 40, 0.05, 0.6, scale=20.0, calibration_parts=40, parts_above=1)
     predictions = some_predictions()
     assert evaluate_predictions(predictions, steep).metrics["image_auroc"] == pytest.approx(
         reference.roc_auc_score([p.label for p in predictions], [p.raw_score for p in predictions])

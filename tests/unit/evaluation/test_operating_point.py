@@ -49,7 +49,7 @@ def test_too_few_images_are_reported_as_such() -> None:
     assert point.guaranteed_false_reject == 0.25
     assert not point.certified
     told = point.explain()
-    assert "too few images to certify" in told
+    assert "too few to certify" in told
     assert "25.0%" in told
     assert "At least 19 held-back good images" in told
 
@@ -116,6 +116,75 @@ def test_the_median_good_image_reads_a_tenth() -> None:
 def test_round_trip_through_json_is_exact() -> None:
     point = fit_operating_point(np.random.default_rng(0).random(37), 0.07)
     assert OperatingPoint.from_dict(json.loads(json.dumps(point.to_dict()))) == point
+
+
+def test_a_part_of_its_own_each_is_what_no_names_mean() -> None:
+    scores = np.random.default_rng(1).random(50)
+    plain = fit_operating_point(scores, 0.05)
+    assert fit_operating_point(scores, 0.05, [""] * 50) == plain
+    assert fit_operating_point(scores, 0.05, [f"part {number}" for number in range(50)]) == plain
+    assert (plain.calibration_parts, plain.parts_above) == (50, 1)
+
+
+def test_a_part_photographed_often_has_no_more_say() -> None:
+    # 19 parts of one image each, and a twentieth of a hundred, all of them high.
+    scores = np.concatenate([np.linspace(0.1, 0.2, 19), np.linspace(0.6, 0.9, 100)])
+    point = fit_operating_point(scores, 0.1, [f"part {number}" for number in range(19)] + ["odd"] * 100)
+    # The part to come weighs 1/21, each image of the odd one 1/2100, so that all of them and none else may lie above.
+    assert point.raw_threshold == np.float32(0.2)
+    assert (point.calibration_parts, point.parts_above) == (20, 1)
+    assert point.guaranteed_false_reject == 0.1
+    assert fit_operating_point(scores, 0.1).raw_threshold > 0.8
+
+
+def test_few_parts_certify_nothing_however_many_images() -> None:
+    scores = np.random.default_rng(2).random(200)
+    point = fit_operating_point(scores, 0.05, [f"part {number % 10}" for number in range(200)])
+    assert point.raw_threshold == np.float32(scores.max())
+    assert point.guaranteed_false_reject == pytest.approx(1 / 11)
+    assert not point.certified
+    told = point.explain()
+    assert "200 held-back good images of 10 parts" in told
+    assert "At least 19 held-back good images of as many different parts" in told
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("even", [True, False])
+def test_parts_of_several_images_keep_guarantee_and_confidence_in_simulation(alike: float, even: bool) -> None:
+    rng = np.random.default_rng(7)
+    parts, budget, draws = 40, 0.1, 300
+    sizes = np.full(parts, 6) if even else rng.integers(1, 12, parts)
+    names = np.repeat(np.arange(parts), sizes)
+
+    def scores_of(owners: np.ndarray) -> np.ndarray:
+        own = rng.standard_normal(owners.max() + 1)
+        return stats.norm.cdf(np.sqrt(alike) * own[owners] + np.sqrt(1 - alike) * rng.standard_normal(len(owners)))
+
+    points = [fit_operating_point(scores_of(names), budget, [str(name) for name in names]) for _ in range(draws)]
+    # Of a further part the score of one image is uniform, whatever it shares with the part's other images.
+    rates = np.array([1 - point.raw_threshold for point in points])
+    assert rates.mean() <= points[0].guaranteed_false_reject + 3 * rates.std() / np.sqrt(draws)
+    assert np.mean(rates <= budget) >= np.mean([point.confidence for point in points]) - 3 / np.sqrt(draws)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from("abcdefgh")), min_size=1, max_size=60))
+def test_what_lies_above_weighs_no_more_than_the_budget(images: list[tuple[float, str]]) -> None:
+    scores, names = np.float32([score for score, _ in images]), [name for _, name in images]
+    point = fit_operating_point(scores, 0.3, names)
+    groups = len(set(names))
+
+    def weight(threshold: float) -> float:
+        above = [name for score, name in zip(scores, names, strict=True) if score > threshold]
+        return (1 + sum(1 / names.count(name) for name in above)) / (groups + 1)
+
+    assert weight(point.raw_threshold) <= max(0.3, 1 / (groups + 1)) + 1e-9
+    lower = scores[scores < point.raw_threshold]
+    assert not len(lower) or weight(lower.max()) > 0.3 - 1e-9
+
+
+def test_as_many_parts_as_scores() -> None:
+    with pytest.raises(ValueError, match="2 parts for 3"):
+        fit_operating_point([0.1, 0.2, 0.3], 0.05, ["a", "b"])
 
 
 @pytest.mark.parametrize(

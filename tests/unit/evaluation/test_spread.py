@@ -145,5 +145,5 @@ def test_the_bound_on_false_rejects_is_the_quantile_of_a_beta(images: int, budge
 
 
 def test_with_the_largest_score_as_threshold_the_bound_has_a_closed_form() -> None:
-    point = OperatingPoint(0.3, 0.05, 24, 1 / 25, 0.7, 1.0)
+    point = OperatingPoint(0.3, 0.05, 24, 1 / 25, 0.7, 1.0, 24, 0)
     assert point.false_reject_bound(0.95) == pytest.approx(1 - 0.05 ** (1 / 24), abs=1e-12)

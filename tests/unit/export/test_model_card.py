@@ -39,7 +39,7 @@ def test_figures_intervals_and_revision() -> None:
     assert f"| Recall at the threshold | 75.0% | {low} to {high} | Wilson, over test images |" in text
     assert re.search(r"\| Image AUROC \| 95\.1% \| \d+\.\d% to \d+\.\d% \| bootstrap over test images \|", text)
     assert "| AUPRO, up to 30% | 88.0% |  | spread not measured |" in text
-    assert "too few images to certify the budget" in text
+    assert "too few to certify the budget" in text
     assert "| 5 | 300 x 256 | 5 | 1.5e-07 | 2.5e-07 | 1 (1 within tolerance of the threshold) |" in text
     assert "| one image, median | 90.1 ms |" in text
     assert f"git checkout {'c' * 40}\n" in text
@@ -128,7 +128,8 @@ def test_every_kind_of_unknown_is_stated() -> None:
     assert "Defects much smaller than 20 x 15 pixels of a 320 x 240 photograph" in text
     assert "Only these kinds of defect were tested: scratch, stain." in text
     assert "The spread was not measured of: pixel AUROC, AUPRO." in text
-    assert "at least 19 are needed" in text
+    assert "At least 19 held-back good images are needed" in text
+    assert "a mean brightness outside 0.20 to 0.80 of white" in text
     perfect = replace(findings_of(), spread={})
     assert "The spread of the image AUROC could not be measured" in text_of(card(findings=perfect))
 
@@ -152,7 +153,7 @@ def test_streams_alone_are_described_as_such() -> None:
 
 
 def test_the_operating_point_in_parts_of_a_thousand_and_of_a_day() -> None:
-    shown = operating(OperatingPoint(0.3, 0.05, 24, 0.04, 0.7, 1.0), FACTS.metrics)
+    shown = operating(OperatingPoint(0.3, 0.05, 24, 0.04, 0.7, 1.0, 24, 0), FACTS.metrics)
     # One image may be above: the bound is 1 - 0.05 ** (1 / 24) = 0.1173.
     assert [value for _, value in shown.rejects] == ["50", "40", "118", "50 (8.9 to 236)"]
     assert [value for _, value in shown.misses] == ["750 (409 to 929)", "250 (71 to 591)"]
