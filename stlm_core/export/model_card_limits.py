@@ -56,7 +56,7 @@ def _calibration(facts: ExportFacts) -> Iterator[str]:
     )
     darkest, brightest = facts.captures.brightness
     yield (
-        "Of a picture in other light or focus than the line's good ones, the model says so beside its verdict, which "
+        "Of a picture in other light or focus than those it was made from, the model says so beside its verdict, which "
         f"stands: a mean brightness outside {max(0.0, darkest):.2f} to {min(1.0, brightest):.2f} of white, or blurred "
         "or grainy edges. Look at the camera first."
     )
