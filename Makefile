@@ -49,7 +49,7 @@ demo: install .dvc/config.local ## The sample line from nothing to a promoted mo
 repro: install .dvc/config.local ## Bring one line up to date (LINE=sample)
 	dvc repro $(addsuffix @$(LINE),$(STEPS))
 
-BENCHMARKS := inference_speed compute_speed training_speed metrics_speed synthesis_speed decode_speed cache_speed scale
+BENCHMARKS := inference_speed compute_speed training_speed decoder_training_speed metrics_speed synthesis_speed decode_speed cache_speed scale
 BENCH_OUT ?= outputs/bench
 # One after the other: they would slow each other down. Leave the machine alone meanwhile.
 bench: install ## Time the parts side by side with their alternatives; JSON in outputs/bench (BENCH_OUT=)

@@ -43,13 +43,13 @@ BATCH = 8
 GRID = 16
 
 
-def make_bank(folder: Path, images: int, size: int) -> Bank:
-    """A bank of good images of the sample line with three pseudo anomalies each."""
+def make_bank(folder: Path, images: int, size: int, settings: SynthesizeConfig | None = None) -> Bank:
+    """A bank of good images of the sample line, with three pseudo anomalies each unless ``settings`` say otherwise."""
     write_sample_line(folder / "line", train_good=images, test_good=0, per_defect=0)
     files = sorted((folder / "line" / "train" / "good").iterdir())
     sources = [SourceImage(f.relative_to(folder / "line").as_posix(), sha256_file(f), "train") for f in files]
     (folder / "bank").mkdir()
-    settings = SynthesizeConfig(variants=3)
+    settings = settings or SynthesizeConfig(variants=3)
     textures = open_textures(None, size)
     return build_bank(
         folder / "bank", folder / "line", sources, textures, settings, size=size, max_pixels=10**8, workers=1

@@ -1,9 +1,10 @@
-"""Cost of a distillation step, part by part, and what the paper's grid would ask of a GPU.
+"""Cost of a distillation step, part by part, and what the paper's grid would ask of a GPU (profile `cpu` distills
+nothing any more; its training is in `decoder_training_speed.py`).
 
     python benchmarks/training_speed.py [--threads 2] [--rounds 7] [--compile] [--json FILE]
 
-Profile `cpu`: the teacher is the plain stream, 256 px, a batch of 8, bfloat16 where the processor has it. "data side"
-is what the training loop does before the network: choosing, reading images, masks and cached features. The settings
+Profile `denoising`: the teacher is the plain stream, 256 px, a batch of 8, bfloat16 where the processor has it. "data
+side" is what the training loop does before the network: choosing, reading images, masks and cached features. Settings
 that might help are each a step of their own; the ratio is that of the medians to the plain step. The contenders take
 turns. The second table counts operations and bytes without computing anything: forward and backward of both
 students and FA at 1024 px (64 x 64 grid), and what one H100 could do at best (989 dense TFLOP/s in bfloat16,
@@ -40,6 +41,7 @@ from stlm_core.teachers.base import Teacher
 from stlm_core.teachers.efficientnet import EfficientNetMaps
 from stlm_core.teachers.registry import teacher_facts
 from stlm_core.teachers.sam_tiny import TinySam
+from stlm_core.training.fresh import FreshViews
 from stlm_core.training.losses import distillation_loss
 from stlm_core.training.optimisation import autocast_dtype, build_optimiser, trained_parameters
 from stlm_core.training.pairs import Batch, TrainingPairs
@@ -56,13 +58,13 @@ def lite0(detector: Detector) -> Teacher:
     return Teacher(teacher_facts("efficientnet_lite0"), EfficientNetMaps(detector.streams.plain), "0" * 64, SIZE)  # type: ignore[arg-type]
 
 
-def make_pairs(bank: Bank, teacher: Teacher, folder: Path) -> TrainingPairs:
+def make_pairs(bank: Bank, teacher: Teacher, folder: Path, fresh: FreshViews | None = None) -> TrainingPairs:
     """The bank's training pairs over a cache of the teacher's clean pyramids."""
     rows = CleanPyramidRows(bank, teacher, GRID, BATCH, CPU, None)
     keys = rows.keys
     fill(folder, keys, rows)
     write_index(folder, keys)
-    return TrainingPairs(bank, FeatureCache.open(folder), "train", 0.5, clean_only=True)
+    return TrainingPairs(bank, FeatureCache.open(folder), "train", 0.5, clean_only=True, fresh=fresh)
 
 
 def step(

@@ -16,6 +16,7 @@ from stlm_core.settings import SynthesizeConfig
 
 Image = npt.NDArray[np.uint8]
 _LEVELS = 80.0  # what a share of light is worth in added grey levels
+_GREY = np.arange(256, dtype=np.float32)
 _TOUCHED = 0.5  # probability of each of blur and compression: pictures as they are stay the most frequent
 _BEST_QUALITY = 95
 
@@ -41,7 +42,8 @@ class Camera:
             image = np.ascontiguousarray(wide[top : top + side, left : left + side])
         if self.gain == 1 and self.offset == 0:
             return image
-        return np.asarray(np.clip(np.rint(image * np.float32(self.gain) + np.float32(self.offset)), 0, 255), np.uint8)
+        levels = np.clip(np.rint(_GREY * np.float32(self.gain) + np.float32(self.offset)), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.LUT(image, levels), np.uint8)
 
     def photographed(self, image: Image) -> Image:
         """``image`` (S, S, 3), defects and all, through the lens and the compression."""

@@ -62,7 +62,10 @@ def mixed_anomaly(
                 made, mask = found[0], mask | found[1]
         kept = _visible(image, made, mask)
         if np.count_nonzero(kept) >= _MIN_PIXELS * kept.size:
-            return np.where((mask & ~kept)[..., None], image, made), kept
+            if (unseen := mask & ~kept).any():
+                made = made.copy()
+                made[unseen] = image[unseen]
+            return made, kept
     raise UserError(
         f"synthesize.families: none of {_MAX_DRAWS} draws can be told from the image; use more families or textures"
     )
@@ -70,9 +73,16 @@ def mixed_anomaly(
 
 def _visible(image: Image, made: Image, mask: Mask) -> Mask:
     """The connected regions of ``mask`` that changed visibly."""
-    change = cv2.absdiff(made, image).max(-1)
-    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    area = np.bincount(labels.ravel(), minlength=count)
-    shown = np.bincount(labels.ravel(), weights=change.ravel(), minlength=count) >= MIN_VISIBLE_CHANGE * area
-    shown[0] = False  # the background
-    return np.asarray(shown[labels], np.bool_)
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    window = np.s_[top : top + height, left : left + width]
+    kept = np.zeros_like(mask)
+    # A window of no pixels: nothing is marked.
+    if width and height:
+        red, green, blue = cv2.split(cv2.absdiff(made[window], image[window]))
+        change = cv2.max(cv2.max(red, green), blue)  # many times faster than a maximum over an axis of three
+        count, labels = cv2.connectedComponents(np.ascontiguousarray(mask[window]).view(np.uint8), connectivity=8)
+        area = np.bincount(labels.ravel(), minlength=count)
+        shown = np.bincount(labels.ravel(), weights=change.ravel(), minlength=count) >= MIN_VISIBLE_CHANGE * area
+        shown[0] = False  # the background
+        kept[window] = shown[labels]
+    return kept

@@ -14,6 +14,7 @@ FloatImage = npt.NDArray[np.float32]
 
 _COARSE = 64  # side of the grid on which content is measured
 _FLOOR = 0.15  # weight of an empty place, in means of the content
+_ROUNDING = 1e-6  # more than what sums of a few numbers near 1 lose
 _HARMONICS = range(2, 7)
 
 
@@ -73,14 +74,21 @@ def draw_blob(side: int, rng: np.random.Generator, low: float = 3e-4, high: floa
     stretch = np.exp(rng.uniform(-1.0, 1.0))
     across, along = (max(1.5, float(np.sqrt(area / np.pi * factor))) for factor in (1 / stretch, stretch))
     reach = int(np.ceil(1.6 * max(across, along))) + 2
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
+    x = np.arange(-reach, reach + 1, dtype=np.float32)
+    y = x[:, None]
     turn = rng.uniform(0, np.pi)
     u, v = (x * np.cos(turn) + y * np.sin(turn)) / across, (y * np.cos(turn) - x * np.sin(turn)) / along
-    angle = np.arctan2(v, u)
+    waves = [(harmonic, rng.normal(0, 0.18 / harmonic), rng.uniform(0, 2 * np.pi)) for harmonic in _HARMONICS]
+    # Angles are slow, and asked for only where the waves decide.
+    distance, highest = np.hypot(u, v), sum(abs(height) for _, height, _ in waves) + _ROUNDING
+    blob = np.asarray(distance < 1, np.bool_)
+    near = np.abs(distance - 1) <= highest
+    angle = np.arctan2(v[near], u[near])
     edge = np.ones_like(angle)
-    for harmonic in _HARMONICS:
-        edge += rng.normal(0, 0.18 / harmonic) * np.cos(harmonic * angle + rng.uniform(0, 2 * np.pi))
-    return np.asarray(np.hypot(u, v) < edge, np.bool_)
+    for harmonic, height, phase in waves:
+        edge += height * np.cos(harmonic * angle + phase)
+    blob[near] = distance[near] < edge
+    return blob
 
 
 def draw_bar(side: int, rng: np.random.Generator) -> Mask:
