@@ -1,0 +1,135 @@
+"""Cost of a step of `train-fa` in profile `cpu`, part by part, and what might make it cheaper.
+
+    python benchmarks/decoder_training_speed.py [--threads 2] [--rounds 7] [--compile] [--json FILE]
+
+The profile's own settings for synthesis and loss, 256 px, a batch of 8, random weights, bfloat16 where the processor
+has it. "data side" draws a batch: another pose, camera and anomaly of every image; in training that has a thread of its
+own. "teacher" is the frozen plain stream over the batch, in float32. What might help is a step of its own; the ratio is
+that of the medians to the step, and the contenders take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from cache_speed import make_bank
+from measure import surroundings, take_turns, write_json
+from training_speed import BATCH, CPU, IMAGES, SIZE, lite0, make_pairs
+
+from stlm_core.models.detector import Detector, DetectorFacts
+from stlm_core.settings import SynthesizeConfig
+from stlm_core.steps.training import to_device
+from stlm_core.training.fresh import FreshViews
+from stlm_core.training.losses import aggregation_loss, mask_to_grid
+from stlm_core.training.optimisation import autocast_dtype
+from stlm_core.training.pairs import Batch
+from stlm_core.training_settings import FaConfig
+
+PROFILE = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["profiles"]["cpu"]
+FACTS = DetectorFacts(SIZE, "conv1x1", "unit", plain_stream="teacher", aggregation="decoder", denoising=False)
+
+
+def step(
+    detector: Detector, batch: Callable[[], Batch], dtype: torch.dtype | None, *, fused: bool = False
+) -> Callable[[], object]:
+    """One step of the decoder on the frozen plain stream."""
+    settings = FaConfig(**PROFILE["fa"])
+    trained = list(detector.aggregation.parameters())
+    # The time does not depend on the rate, and the weights stay what they are.
+    optimiser = torch.optim.AdamW(trained, lr=1e-9, fused=fused)
+
+    def work() -> object:
+        detector.aggregation.train()
+        drawn = batch()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            logits = detector.aggregation(detector.streams(detector.preprocess(drawn.images)))
+            target = mask_to_grid(drawn.masks, logits.shape[-2], logits.shape[-1], detector.aggregation.covered)
+            loss = aggregation_loss(logits, target, settings)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        return loss
+
+    return work
+
+
+def plain_order(detector: Detector) -> Detector:
+    """A copy with the channels first, as PyTorch has them unless told otherwise."""
+    twin = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
+    twin.streams.hasten()  # type: ignore[operator]
+    return twin
+
+
+def compiled(detector: Detector) -> Detector:
+    """A copy whose decoder is compiled by torch.compile (inductor), which happens in the turn that does not count."""
+    twin = copy.deepcopy(detector)
+    twin.aggregation.compile()
+    return twin
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: needs a C++ compiler")
+    parser.add_argument("--json", type=Path, help="write the results there too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    dtype = autocast_dtype("auto", CPU)
+    detector = Detector(FACTS).train()
+    detector.streams.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SynthesizeConfig(**PROFILE["synthesize"])
+        bank = make_bank(Path(folder), IMAGES, SIZE, settings)
+        pairs = make_pairs(bank, lite0(detector), Path(folder) / "cache", FreshViews(bank.folder, settings))
+        detector = to_device(detector, CPU)
+        fresh, views = FreshViews(bank.folder, settings), bank.as_they_are("train")[:BATCH]
+        numbers, anomalous = itertools.count(), np.arange(BATCH) < settings.probability * BATCH
+        images = pairs.draw(0, 0, BATCH)
+
+        def data_side() -> object:
+            return fresh.draw(bank.views(views), bank.views(views[::-1]), anomalous, 0, next(numbers), 0)
+
+        @torch.no_grad()
+        def teacher() -> object:
+            return detector.streams(detector.preprocess(images.images))
+
+        timings = take_turns(
+            {
+                "data side alone": data_side,
+                "step": step(detector, lambda: images, dtype),
+                "teacher alone": teacher,
+                "float32": step(detector, lambda: images, None),
+                "fused optimiser": step(detector, lambda: images, dtype, fused=True),
+                "channels first": step(plain_order(detector), lambda: images, dtype),
+                **({"torch.compile": step(compiled(detector), lambda: images, dtype)} if options.compile else {}),
+            },
+            options.rounds,
+        )
+    facts = surroundings(options.threads, ("torch", "numpy"))
+    print(f"{facts['cpu']}, {facts['cores']} cores, {options.threads} threads, {dtype}, load {facts['load_at_end']}")
+    print(f"{'':20}{'median ms':>11}{'best ms':>9}{'cpu ms':>9}{'ratio':>8}")
+    base = timings["step"].wall
+    rows: list[dict[str, object]] = []
+    for name, timing in timings.items():
+        ratio = timing.wall / base
+        rows.append(
+            {"name": name, "wall_ms": timing.wall, "cpu_ms": timing.cpu, "best_ms": timing.best, "ratio": ratio}
+        )
+        print(f"{name:20}{timing.wall:11.1f}{timing.best:9.1f}{timing.cpu:9.1f}{ratio:8.3f}")
+    write_json(options.json, {**facts, "autocast": str(dtype)}, rows)
+
+
+if __name__ == "__main__":
+    main()
