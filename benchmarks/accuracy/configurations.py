@@ -47,6 +47,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
         {"profile": "denoising", "evaluate": {"map_source": "tlm"}}, weights_of="denoising"
     ),
     "two-students": Configuration({"profile": "two-students"}),
+    "int8-cache": Configuration({"profile": "two-students", "teacher": {"cache_dtype": "int8"}}),
     "uncentred": Configuration({"profile": "two-students", "model": {"centre_features": False}}),
     "no-skip": Configuration({"profile": "two-students", "model": {"discrepancy_skip": False}}),
     "random-start": Configuration({"profile": "two-students", "model": {"init": "random"}}),
