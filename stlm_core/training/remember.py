@@ -11,15 +11,18 @@ from torch import Tensor
 
 from stlm_core.errors import UserError
 from stlm_core.models.detector import Detector
-from stlm_core.models.feature_memory import CHANNELS, FeatureMemory
+from stlm_core.models.feature_memory import FeatureMemory
 from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.progress import progress
 from stlm_core.seeding import derive_rng
 from stlm_core.synthesis.bank import Bank
+from stlm_core.training.farthest import farthest
 from stlm_core.training.fresh import FreshViews, Images
 
 _BATCH = 8
-_CANDIDATES = 60_000  # features among which the memory is chosen
+# Features among which the memory is chosen: all those of 244 images of 256 px, 150 MB. Of fewer, the rare ones of good
+# parts are not among them (docs/decisions/0022).
+_CANDIDATES = 250_000
 _AGAIN = 2  # fresh views of every training image besides the image as it is
 _AS_THEY_ARE = 2 / 3  # share of the memory that is chosen from the images as they are, before any fresh view
 _FEWEST_DEVIATION = 1e-6
@@ -46,17 +49,17 @@ def fit_memory(
         raise UserError("the bank has no `validation` images; raise data.validation_fraction or add good images")
 
     size = memory.vectors.shape[0]
+    as_they_are = size if fresh is None else math.ceil(size * _AS_THEY_ARE)
     pool = _candidates(detector, training, lambda _place, view: bank.views([view])[0], seed, device)
     if len(pool) < size:
         raise UserError(f"model.memory: {size} is more than the {len(pool)} features of the good images; set it lower")
-    if fresh is None:
-        chosen = farthest(pool, size)
-    else:
+    chosen = farthest(pool, as_they_are)
+    if fresh is not None:
+        del pool  # before the next one is there
 
         def again(place: int, view: int) -> Images:
             return fresh.again(bank.views([view])[0], derive_rng("remember again", seed, place))
 
-        chosen = farthest(pool, math.ceil(size * _AS_THEY_ARE))
         chosen = farthest(_candidates(detector, training * _AGAIN, again, seed, device), size, chosen)
     memory.vectors.copy_(chosen)
     side = (detector.facts.size // 2,) * 2
@@ -68,21 +71,6 @@ def fit_memory(
     centre = torch.stack([one.double().sum() for one in maps]).sum() / total
     square = torch.stack([(one.double() - centre).square().sum() for one in maps]).sum() / total
     return memory.vectors.cpu(), centre.float().cpu(), square.sqrt().clamp_min(_FEWEST_DEVIATION).float().cpu()
-
-
-def farthest(pool: Tensor, size: int, kept: Tensor | None = None) -> Tensor:
-    """``size`` vectors (size, C): those ``kept`` already, then always the one of ``pool`` (n, C) farthest from all
-    chosen; the first of the pool where none is kept."""
-    assert pool.shape[1] == CHANNELS
-    squares = (pool**2).sum(1)
-    nearest = torch.full_like(squares, float("inf"))
-    chosen = [pool[0]] if kept is None else list(kept)
-    for number in range(size):
-        if number == len(chosen):
-            chosen.append(pool[int(nearest.argmax())])
-        last = chosen[number]
-        nearest = torch.minimum(nearest, squares - 2 * (pool @ last) + last @ last)
-    return torch.stack(chosen)
 
 
 def _candidates(

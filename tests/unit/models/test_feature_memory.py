@@ -21,8 +21,9 @@ from stlm_core.synthesis.build import build_bank
 from stlm_core.synthesis.packed_textures import TEXTURES, pack_textures
 from stlm_core.synthesis.plan import SourceImage
 from stlm_core.synthesis.textures import ProceduralTextures
+from stlm_core.training.farthest import farthest
 from stlm_core.training.fresh import FreshViews
-from stlm_core.training.remember import farthest, fit_memory
+from stlm_core.training.remember import fit_memory
 
 FACTS = DetectorFacts(64, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=False, memory=50)
 CPU = torch.device("cpu")
@@ -84,6 +85,16 @@ def test_each_vector_is_the_farthest_from_those_before():
     for count in range(1, 12):
         distances = cdist(pool, chosen[:count]).min(1)
         assert distances.max() == pytest.approx(cdist(chosen[count : count + 1], chosen[:count]).min(), rel=1e-4)
+
+
+def test_among_many_points_the_choice_is_the_plain_rules():
+    torch.manual_seed(2)
+    pool = torch.randn(3000, CHANNELS) * torch.rand(3000, 1)  # some far out, most of them alike
+    expected, nearest = [0], np.full(len(pool), np.inf)
+    for _ in range(299):
+        nearest = np.minimum(nearest, cdist(pool, pool[expected[-1:]])[:, 0])
+        expected.append(int(nearest.argmax()))
+    assert torch.equal(farthest(pool, 300), pool[expected])
 
 
 def test_what_is_kept_already_counts_as_chosen():
