@@ -72,14 +72,12 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
             runner = _Runner(config, manifest, detector, device, shown)
             calibration = runner.calibration_scores()
             point = fit_operating_point(
-                calibration["raw_score"].to_numpy(),
-                config.evaluate.false_reject_budget,
-                [row.group for row in manifest.calibration()],
+                calibration["raw_score"].to_numpy(), config.evaluate.false_reject_budget, calibration["part"].tolist()
             )
             evaluation = evaluate_predictions(
                 runner.test_predictions(), point, report_images=config.evaluate.report_images
             )
-        evaluation = replace(evaluation, notes=[*_calibration_notes(point), *evaluation.notes])
+        evaluation = replace(evaluation, notes=[*_calibration_notes(point, calibration), *evaluation.notes])
         calibration["score"] = point.calibrate(calibration["raw_score"].to_numpy()).astype(np.float64)
         _write_tables(folder, evaluation, calibration, point)
         _with_training_images(evaluation.evidence, manifest).save(folder / EVIDENCE)
@@ -104,15 +102,15 @@ class _Runner:
         self.max_pixels = config.data.max_pixels
 
     def calibration_scores(self) -> pd.DataFrame:
-        """Columns path and raw_score of the held-back good images."""
+        """Columns path, part ("" if not known) and raw_score of the held-back good images."""
         scores = []
         for found in self._detect(self.manifest.calibration(), "threshold"):
             if not 0 <= found.raw_score <= 1:
                 raise StlmError(
                     f"{found.item.path}: the detector's score is {found.raw_score}, not a number in [0, 1]; train again"
                 )
-            scores.append((found.item.path, found.raw_score))
-        return pd.DataFrame(scores, columns=["path", "raw_score"])
+            scores.append((found.item.path, found.item.group, found.raw_score))
+        return pd.DataFrame(scores, columns=["path", "part", "raw_score"])
 
     def test_predictions(self) -> Iterator[Prediction]:
         """The test split, one image at a time, with masks at their own resolution."""
@@ -147,8 +145,17 @@ def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:
     )
 
 
-def _calibration_notes(point: OperatingPoint) -> list[str]:
-    return [] if point.certified else [point.explain()]
+def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame) -> list[str]:
+    notes = [] if point.certified else [point.explain()]
+    if point.calibration_parts < point.calibration_images:
+        part = calibration.loc[calibration["raw_score"].idxmax(), "part"]
+        others = calibration.loc[calibration["part"] != part, "raw_score"]
+        if part and point.raw_threshold > others.max():
+            notes.append(
+                f"One held-back part decides the threshold: no image of another one scores as high as those of {part}. "
+                "Look at them (calibration.csv): if that part is not good, take it out of the line's images."
+            )
+    return notes
 
 
 def _write_tables(folder: Path, evaluation: Evaluation, calibration: pd.DataFrame, point: OperatingPoint) -> None:

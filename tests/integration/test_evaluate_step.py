@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from stlm_core.config import LineConfig, load_line
-from stlm_core.data.manifest import build_manifest
+from stlm_core.data.manifest import Manifest, build_manifest
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import WRONG, read_examples
@@ -85,6 +86,26 @@ def prepare(root: Path, detector_file: Path, **options: object) -> tuple[LineCon
 def evaluated(tmp_path_factory: pytest.TempPathFactory, detector_file: Path) -> tuple[LineConfig, Workspace, Path]:
     config, workspace = prepare(tmp_path_factory.mktemp("line"), detector_file)
     return config, workspace, evaluate(config, workspace).folder
+
+
+def test_the_threshold_counts_parts_and_names_the_one_that_decides(tmp_path: Path, detector_file: Path) -> None:
+    config, workspace = prepare(tmp_path, detector_file)
+    path = workspace.need("validate", "manifest.parquet")
+    manifest = Manifest.read(path, tmp_path / "parts")
+    held_back = [row.path for row in manifest.calibration()]
+    part_of = {path: f"part {place // 2}" for place, path in enumerate(held_back)}
+    rows = tuple(replace(row, group=part_of.get(row.path, "")) for row in manifest.rows)
+    replace(manifest, rows=rows).write(path)
+    folder = evaluate(config, workspace).folder
+    calibration = pd.read_csv(folder / "calibration.csv")
+    assert dict(zip(calibration["path"], calibration["part"], strict=True)) == part_of
+    point = OperatingPoint.from_dict(json.loads((folder / "operating_point.json").read_text()))
+    assert (point.calibration_images, point.calibration_parts, point.parts_above) == (8, 4, 0)
+    assert point.guaranteed_false_reject == pytest.approx(1 / 5)
+    deciding = part_of[calibration.loc[calibration["raw_score"].idxmax(), "path"]]
+    report = (folder / "report.html").read_text()
+    assert "8 held-back good images of 4 parts" in report
+    assert f"no image of another one scores as high as those of {deciding}." in report
 
 
 def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Workspace, Path]) -> None:
