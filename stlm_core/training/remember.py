@@ -20,9 +20,7 @@ from stlm_core.training.farthest import farthest
 from stlm_core.training.fresh import FreshViews, Images
 
 _BATCH = 8
-# Features among which the memory is chosen: all those of 244 images of 256 px, 150 MB. Of fewer, the rare ones of good
-# parts are not among them (docs/decisions/0022).
-_CANDIDATES = 250_000
+_CANDIDATES = 60_000  # features among which the memory is chosen; of more it is not better (docs/decisions/0017)
 _AGAIN = 2  # fresh views of every training image besides the image as it is
 _AS_THEY_ARE = 2 / 3  # share of the memory that is chosen from the images as they are, before any fresh view
 _FEWEST_DEVIATION = 1e-6
