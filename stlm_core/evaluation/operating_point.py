@@ -42,10 +42,12 @@ class OperatingPoint:
 
     ``raw_threshold`` in [0, 1]: an image is rejected when its raw score is above it. ``budget`` in (0, 1): the share
     of good parts that may be rejected. ``calibration_images``: held-back good images used, of ``calibration_parts``
-    different parts, of which ``parts_above`` have an image above the threshold.
+    different parts. ``parts_above``: how many parts' worth of images may lie above the threshold, rounded up; ties with
+    it count as above.
     ``guaranteed_false_reject``: upper bound of the expected false-reject rate; above ``budget`` when there are too few
-    parts. ``confidence``: probability that the true rate of this threshold is within the budget; at least that where
-    parts have several images. ``scale`` > 0: slope of the calibration in logit space.
+    parts. ``confidence``: probability that the true rate of this threshold is within the budget; where parts have
+    several images the probability is higher in simulation, the more the less alike they are. ``scale`` > 0: slope of
+    the calibration in logit space.
     """
 
     raw_threshold: float
@@ -81,7 +83,8 @@ class OperatingPoint:
     def false_reject_bound(self, confidence: float) -> float:
         """The false-reject rate that this very threshold does not exceed with probability ``confidence``, in [0, 1].
 
-        The quantile of Beta(a + 1, K - a) with a of K parts above; on the safe side where parts have several images.
+        The quantile of Beta(a + 1, K - a) with a of K parts above; with ties among the held-back scores, or several
+        images a part, it errs on the safe side.
         """
         low, high = 0.0, 1.0
         for _ in range(_BISECTIONS):
@@ -92,24 +95,30 @@ class OperatingPoint:
 
     def explain(self) -> str:
         """The operating point in plain words, for a report."""
-        n, budget = self.calibration_images, f"{self.budget:.1%}"
-        images = "1 held-back good image" if n == 1 else f"{n} held-back good images"
-        if self.calibration_parts < n:
-            images += f" of {self.calibration_parts} part{'s' * (self.calibration_parts != 1)}, which weigh the same,"
+        budget = f"{self.budget:.1%}"
+        several = self.calibration_parts < self.calibration_images
+        confidence = f"{'at least ' * several}{self.confidence:.0%}"
+        source = f"{self.images()}, which weigh the same," if several else self.images()
         told = (
-            f"The threshold comes from {images} that were used neither for training nor for testing, "
+            f"The threshold comes from {source} that were used neither for training nor for testing, "
             f"with a budget of {budget} of good parts that may be rejected. "
         )
         if self.certified:
             return told + (
                 f"On average over such sets of images at most {self.guaranteed_false_reject:.1%} of good parts are "
-                f"rejected; the chance that this very threshold keeps the budget is {self.confidence:.0%}."
+                f"rejected; the chance that this very threshold keeps the budget is {confidence}."
             )
         return told + (
             f"That is too few to certify the budget: the guarantee is only that on average at most "
             f"{self.guaranteed_false_reject:.1%} of good parts are rejected, and the chance that this threshold keeps "
-            f"{budget} is {self.confidence:.0%}. {self.needed()}"
+            f"{budget} is {confidence}. {self.needed()}"
         )
+
+    def images(self) -> str:
+        """The held-back images in words, with their parts where these are fewer."""
+        n, parts = self.calibration_images, self.calibration_parts
+        told = "1 held-back good image" if n == 1 else f"{n} held-back good images"
+        return f"{told} of {parts} part{'s' * (parts != 1)}" if parts < n else told
 
     def needed(self) -> str:
         """How many held-back images it takes to certify the budget, as a sentence."""
@@ -166,10 +175,13 @@ def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequen
         raise ValueError(f"{len(parts)} parts for {n} held-back good images")
     names: list[str | int] = [part or number for number, part in enumerate(parts or [""] * n)]
     descending = np.argsort(-scores, kind="stable")
-    above, guaranteed = _within(budget, [names[image] for image in descending])
+    above, weight = _within(budget, [names[image] for image in descending])
     threshold = scores[descending[above]]
     sizes = Counter(names)
-    parts_above = len({names[image] for image in descending[:above]})
+    to_come = Fraction(1, len(sizes) + 1)
+    # What lies above weighs more or less by whose it is, unless all parts weigh the same; only the budget bounds that.
+    guaranteed = weight if len(set(sizes.values())) == 1 else max(Fraction(str(budget)), to_come)
+    parts_above = math.ceil(weight / to_come - 1)
     return OperatingPoint(
         raw_threshold=float(threshold),
         budget=float(budget),
@@ -183,15 +195,15 @@ def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequen
 
 
 def _within(budget: float, descending: Sequence[str | int]) -> tuple[int, Fraction]:
-    """How many of the highest scores, whose parts are given, may lie above the threshold, and what that guarantees."""
+    """How many of the highest scores, whose parts are given, may lie above the threshold, and what they weigh with the
+    part to come."""
     sizes = Counter(descending)
     # Decimal as written: in binary, (19 + 1) * (1 - 0.05) may come out above 19 and ask for one image more.
     allowed, to_come = Fraction(str(budget)), Fraction(1, len(sizes) + 1)
     weight, above = to_come, 0
     while (more := weight + to_come / sizes[descending[above]]) <= allowed:  # all of them would weigh 1
         weight, above = more, above + 1
-    # Where parts differ in size, the weight depends on whose scores these are, and is no bound any more.
-    return above, weight if len(set(sizes.values())) == 1 else max(allowed, to_come)
+    return above, weight
 
 
 def images_needed(budget: float) -> int:

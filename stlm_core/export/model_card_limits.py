@@ -61,10 +61,7 @@ def _calibration(facts: ExportFacts) -> Iterator[str]:
         "or grainy edges. Look at the camera first."
     )
     if not point.certified:
-        yield (
-            f"{point.calibration_images} held-back good images of {point.calibration_parts} parts are too few for a "
-            f"budget of {point.budget:.1%}. {point.needed()}"
-        )
+        yield (f"{point.images()} are too few for a budget of {point.budget:.1%}. {point.needed()}")
 
 
 def _parts(findings: Findings) -> Iterator[str]:

@@ -147,14 +147,16 @@ def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:
 
 def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame) -> list[str]:
     notes = [] if point.certified else [point.explain()]
-    if point.calibration_parts < point.calibration_images:
-        part = calibration.loc[calibration["raw_score"].idxmax(), "part"]
-        others = calibration.loc[calibration["part"] != part, "raw_score"]
-        if part and point.raw_threshold > others.max():
-            notes.append(
-                f"One held-back part decides the threshold: no image of another one scores as high as those of {part}. "
-                "Look at them (calibration.csv): if that part is not good, take it out of the line's images."
-            )
+    part = calibration.sort_values("raw_score")["part"].iloc[-1]
+    alone = calibration["part"] == part
+    highest = calibration.loc[~alone, "raw_score"].max()
+    outstanding = int((calibration.loc[alone, "raw_score"] > highest).sum())
+    if part and outstanding > 1 and point.raw_threshold > highest:
+        notes.append(
+            f"The {outstanding} highest scores of held-back good images are all of one part, {part}, which alone "
+            "decides the threshold. Look at them (calibration.csv): if that part is not good, take it out of the "
+            "line's images."
+        )
     return notes
 
 

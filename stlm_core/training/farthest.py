@@ -14,7 +14,8 @@ _CENTRES, _POINTS = 256, 1 << 14  # measured at a time: 16 MB
 
 def farthest(pool: Tensor, size: int, kept: Tensor | None = None) -> Tensor:
     """``size`` vectors (size, C): those ``kept`` already, then always the one of ``pool`` (n, C) farthest from all
-    chosen; the first of the pool where none is kept. ``size`` is at most n, without what is kept.
+    chosen; the first of the pool where none is kept. ``size`` is at most n, without what is kept, and
+    of that there is at least one and at most ``size``.
 
     A point's distance to the chosen can only shrink, so the one measured last is an upper bound. Rounds are played
     among the points with the largest bounds, until the best of them falls below the others' largest.

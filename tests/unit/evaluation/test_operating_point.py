@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -124,6 +126,17 @@ def test_a_part_of_its_own_each_is_what_no_names_mean() -> None:
     assert fit_operating_point(scores, 0.05, [""] * 50) == plain
     assert fit_operating_point(scores, 0.05, [f"part {number}" for number in range(50)]) == plain
     assert (plain.calibration_parts, plain.parts_above) == (50, 1)
+    assert "at least" not in plain.explain()
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.sampled_from([0.01, 0.05, 0.1, 0.3, 0.5]))
+def test_an_image_a_part_is_split_conformal_prediction(scores: list[float], budget: float) -> None:
+    n = len(scores)
+    rank = min(n, math.ceil((n + 1) * (1 - Fraction(str(budget)))))
+    point = fit_operating_point(scores, budget)
+    assert point.raw_threshold == np.float32(sorted(scores)[rank - 1])
+    assert point.guaranteed_false_reject == pytest.approx((n + 1 - rank) / (n + 1))
+    assert (point.calibration_parts, point.parts_above) == (n, n - rank)
 
 
 def test_a_part_photographed_often_has_no_more_say() -> None:
@@ -145,16 +158,19 @@ def test_few_parts_certify_nothing_however_many_images() -> None:
     assert not point.certified
     told = point.explain()
     assert "200 held-back good images of 10 parts" in told
+    assert f"is at least {point.confidence:.0%}" in told
     assert "At least 19 held-back good images of as many different parts" in told
 
 
+SIZES = {"even": [6] * 40, "uneven": [1, 2, 3, 5, 8, 11] * 7, "few large": [1] * 25 + [60] * 5}
+
+
 @pytest.mark.parametrize("alike", [0.0, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("even", [True, False])
-def test_parts_of_several_images_keep_guarantee_and_confidence_in_simulation(alike: float, even: bool) -> None:
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=list(SIZES))
+def test_parts_of_several_images_keep_guarantee_and_confidence_in_simulation(alike: float, sizes: list[int]) -> None:
     rng = np.random.default_rng(7)
-    parts, budget, draws = 40, 0.1, 300
-    sizes = np.full(parts, 6) if even else rng.integers(1, 12, parts)
-    names = np.repeat(np.arange(parts), sizes)
+    budget, draws = 0.1, 300
+    names = np.repeat(np.arange(len(sizes)), sizes)
 
     def scores_of(owners: np.ndarray) -> np.ndarray:
         own = rng.standard_normal(owners.max() + 1)
