@@ -10,7 +10,6 @@ that of the medians to the step, and the contenders take turns.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import tempfile
@@ -22,7 +21,7 @@ import torch
 import yaml
 from cache_speed import make_bank
 from measure import surroundings, take_turns, write_json
-from training_speed import BATCH, CPU, IMAGES, SIZE, lite0, make_pairs
+from training_speed import BATCH, CPU, IMAGES, SIZE, lite0, make_pairs, read_options, told
 
 from stlm_core.models.detector import Detector, DetectorFacts
 from stlm_core.settings import SynthesizeConfig
@@ -78,14 +77,7 @@ def compiled(detector: Detector) -> Detector:
 
 def main() -> None:
     """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: needs a C++ compiler")
-    parser.add_argument("--json", type=Path, help="write the results there too")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = read_options(__doc__)
     dtype = autocast_dtype("auto", CPU)
     detector = Detector(FACTS).train()
     detector.streams.eval()
@@ -117,17 +109,7 @@ def main() -> None:
             },
             options.rounds,
         )
-    facts = surroundings(options.threads, ("torch", "numpy"))
-    print(f"{facts['cpu']}, {facts['cores']} cores, {options.threads} threads, {dtype}, load {facts['load_at_end']}")
-    print(f"{'':20}{'median ms':>11}{'best ms':>9}{'cpu ms':>9}{'ratio':>8}")
-    base = timings["step"].wall
-    rows: list[dict[str, object]] = []
-    for name, timing in timings.items():
-        ratio = timing.wall / base
-        rows.append(
-            {"name": name, "wall_ms": timing.wall, "cpu_ms": timing.cpu, "best_ms": timing.best, "ratio": ratio}
-        )
-        print(f"{name:20}{timing.wall:11.1f}{timing.best:9.1f}{timing.cpu:9.1f}{ratio:8.3f}")
+    rows = told(timings, "step", facts := surroundings(options.threads, ("torch", "numpy")))
     write_json(options.json, {**facts, "autocast": str(dtype)}, rows)
 
 

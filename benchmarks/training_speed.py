@@ -17,13 +17,14 @@ import argparse
 import copy
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from cache_speed import make_bank
-from measure import surroundings, take_turns, write_json
+from measure import Timing, surroundings, take_turns, write_json
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
@@ -156,9 +157,9 @@ def count(plain_stream: str, size: int) -> dict[str, float]:
     return {"gflop": counter.get_total_flops() / 1e9, "mib": sum(kept.values()) / 2**20}
 
 
-def main() -> None:
-    """Measure, print the tables, write the JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def read_options(description: str | None) -> argparse.Namespace:
+    """``rounds``, ``threads``, ``compile`` and ``json`` of the command line; sets the threads and the seed."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile too: needs a C++ compiler, minutes")
@@ -166,6 +167,26 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    return options
+
+
+def told(timings: Mapping[str, Timing], step_name: str, facts: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Print where it was measured and a line a contender, its ratio that to the step; the same as rows for the JSON."""
+    print(f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, load {facts['load_at_end']}")
+    print(f"{'':38}{'median ms':>11}{'best ms':>9}{'cpu ms':>9}{'ratio':>8}")
+    rows: list[dict[str, object]] = []
+    for name, timing in timings.items():
+        ratio = timing.wall / timings[step_name].wall
+        rows.append(
+            {"name": name, "wall_ms": timing.wall, "cpu_ms": timing.cpu, "best_ms": timing.best, "ratio": ratio}
+        )
+        print(f"{name:38}{timing.wall:11.1f}{timing.best:9.1f}{timing.cpu:9.1f}{ratio:8.3f}")
+    return rows
+
+
+def main() -> None:
+    """Measure, print the tables, write the JSON."""
+    options = read_options(__doc__)
     dtype = autocast_dtype("auto", CPU)
     detector = Detector(DetectorFacts(SIZE, "conv3x3", "unit", plain_stream="teacher"))
     teacher = lite0(detector)
@@ -191,22 +212,7 @@ def main() -> None:
             },
             options.rounds,
         )
-    facts = surroundings(options.threads, ("torch", "numpy"))
-    print(f"{facts['cpu']}, {facts['cores']} cores, {options.threads} threads, {dtype}, load {facts['load_at_end']}")
-    print(f"{'':38}{'median ms':>11}{'cpu ms':>9}{'ratio':>8}")
-    base = timings["step from the cache"].wall
-    rows: list[dict[str, object]] = []
-    for name, timing in timings.items():
-        rows.append(
-            {
-                "name": name,
-                "wall_ms": timing.wall,
-                "cpu_ms": timing.cpu,
-                "best_ms": timing.best,
-                "ratio": timing.wall / base,
-            }
-        )
-        print(f"{name:38}{timing.wall:11.1f}{timing.cpu:9.1f}{timing.wall / base:8.3f}")
+    rows = told(timings, "step from the cache", facts := surroundings(options.threads, ("torch", "numpy")))
     print(
         f"\n{'an image, forward and backward':38}{'GFLOP':>9}{'MiB kept':>10}{'images/s at best':>18}"
         f"{f'share at {TARGET}/s':>15}"
