@@ -17,19 +17,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 from cache_speed import make_bank
 from measure import surroundings, take_turns, write_json
-from training_speed import BATCH, CPU, IMAGES, SIZE, lite0, make_pairs, read_options, told
+from torch import Tensor
+from training_speed import BATCH, CPU, IMAGES, SIZE, descend, read_options, told
 
 from stlm_core.models.detector import Detector, DetectorFacts
 from stlm_core.settings import SynthesizeConfig
 from stlm_core.steps.training import to_device
-from stlm_core.training.fresh import FreshViews
+from stlm_core.training.fresh import FreshViews, Images
 from stlm_core.training.losses import aggregation_loss, mask_to_grid
 from stlm_core.training.optimisation import autocast_dtype
-from stlm_core.training.pairs import Batch
 from stlm_core.training_settings import FaConfig
 
 PROFILE = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["profiles"]["cpu"]
@@ -37,9 +38,9 @@ FACTS = DetectorFacts(SIZE, "conv1x1", "unit", plain_stream="teacher", aggregati
 
 
 def step(
-    detector: Detector, batch: Callable[[], Batch], dtype: torch.dtype | None, *, fused: bool = False
+    detector: Detector, images: Tensor, masks: Tensor, dtype: torch.dtype | None, *, fused: bool = False
 ) -> Callable[[], object]:
-    """One step of the decoder on the frozen plain stream."""
+    """One step of the decoder on the frozen plain stream; always the same ``images`` (N, S, S, 3) and ``masks``."""
     settings = FaConfig(**PROFILE["fa"])
     trained = list(detector.aggregation.parameters())
     # The time does not depend on the rate, and the weights stay what they are.
@@ -47,15 +48,11 @@ def step(
 
     def work() -> object:
         detector.aggregation.train()
-        drawn = batch()
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            logits = detector.aggregation(detector.streams(detector.preprocess(drawn.images)))
-            target = mask_to_grid(drawn.masks, logits.shape[-2], logits.shape[-1], detector.aggregation.covered)
+            logits = detector.aggregation(detector.streams(detector.preprocess(images)))
+            target = mask_to_grid(masks, logits.shape[-2], logits.shape[-1], detector.aggregation.covered)
             loss = aggregation_loss(logits, target, settings)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        descend(loss, optimiser, trained)
         return loss
 
     return work
@@ -79,33 +76,32 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     options = read_options(__doc__)
     dtype = autocast_dtype("auto", CPU)
-    detector = Detector(FACTS).train()
+    detector = to_device(Detector(FACTS).train(), CPU)
     detector.streams.eval()
     with tempfile.TemporaryDirectory() as folder:
         settings = SynthesizeConfig(**PROFILE["synthesize"])
         bank = make_bank(Path(folder), IMAGES, SIZE, settings)
-        pairs = make_pairs(bank, lite0(detector), Path(folder) / "cache", FreshViews(bank.folder, settings))
-        detector = to_device(detector, CPU)
         fresh, views = FreshViews(bank.folder, settings), bank.as_they_are("train")[:BATCH]
         numbers, anomalous = itertools.count(), np.arange(BATCH) < settings.probability * BATCH
-        images = pairs.draw(0, 0, BATCH)
 
-        def data_side() -> object:
+        def data_side() -> tuple[Images, npt.NDArray[np.bool_], Images]:
             return fresh.draw(bank.views(views), bank.views(views[::-1]), anomalous, 0, next(numbers), 0)
+
+        images, masks = (torch.from_numpy(one.astype(np.uint8)) for one in data_side()[:2])
 
         @torch.no_grad()
         def teacher() -> object:
-            return detector.streams(detector.preprocess(images.images))
+            return detector.streams(detector.preprocess(images))
 
         timings = take_turns(
             {
                 "data side alone": data_side,
-                "step": step(detector, lambda: images, dtype),
+                "step": step(detector, images, masks, dtype),
                 "teacher alone": teacher,
-                "float32": step(detector, lambda: images, None),
-                "fused optimiser": step(detector, lambda: images, dtype, fused=True),
-                "channels first": step(plain_order(detector), lambda: images, dtype),
-                **({"torch.compile": step(compiled(detector), lambda: images, dtype)} if options.compile else {}),
+                "float32": step(detector, images, masks, None),
+                "fused optimiser": step(detector, images, masks, dtype, fused=True),
+                "channels first": step(plain_order(detector), images, masks, dtype),
+                **({"torch.compile": step(compiled(detector), images, masks, dtype)} if options.compile else {}),
             },
             options.rounds,
         )

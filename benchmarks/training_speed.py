@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from cache_speed import make_bank
 from measure import Timing, surroundings, take_turns, write_json
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +42,6 @@ from stlm_core.teachers.base import Teacher
 from stlm_core.teachers.efficientnet import EfficientNetMaps
 from stlm_core.teachers.registry import teacher_facts
 from stlm_core.teachers.sam_tiny import TinySam
-from stlm_core.training.fresh import FreshViews
 from stlm_core.training.losses import distillation_loss
 from stlm_core.training.optimisation import autocast_dtype, build_optimiser, trained_parameters
 from stlm_core.training.pairs import Batch, TrainingPairs
@@ -59,13 +58,13 @@ def lite0(detector: Detector) -> Teacher:
     return Teacher(teacher_facts("efficientnet_lite0"), EfficientNetMaps(detector.streams.plain), "0" * 64, SIZE)  # type: ignore[arg-type]
 
 
-def make_pairs(bank: Bank, teacher: Teacher, folder: Path, fresh: FreshViews | None = None) -> TrainingPairs:
+def make_pairs(bank: Bank, teacher: Teacher, folder: Path) -> TrainingPairs:
     """The bank's training pairs over a cache of the teacher's clean pyramids."""
     rows = CleanPyramidRows(bank, teacher, GRID, BATCH, CPU, None)
     keys = rows.keys
     fill(folder, keys, rows)
     write_index(folder, keys)
-    return TrainingPairs(bank, FeatureCache.open(folder), "train", 0.5, clean_only=True, fresh=fresh)
+    return TrainingPairs(bank, FeatureCache.open(folder), "train", 0.5, clean_only=True)
 
 
 def step(
@@ -93,13 +92,18 @@ def step(
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             loss = distillation_loss(detector.streams.students(images), detector.streams.targets(clean, clean))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        descend(loss, optimiser, trained)
         return loss
 
     return work
+
+
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, trained: list[nn.Parameter]) -> None:
+    """What follows a loss in a training step."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    optimiser.step()
 
 
 def checkpointed(detector: Detector) -> Detector:

@@ -28,11 +28,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the project is not installed where this runs
+
+from stlm_core.training.farthest import farthest
+
 BACKBONE = "tf_efficientnet_lite0"
 CORESET = 0.01
 CHANNELS = 100
 _BATCH = 8
-_ACTIVE = 0.05  # of the points; more makes rounds longer, fewer makes them more frequent
 # timm imports torchvision for transforms of training, anomalib for one kind of backbone; neither is used here, and
 # torchvision has no build for every build of torch.
 _UNUSED = (
@@ -107,41 +110,6 @@ def load_backbone(extractor: Any) -> None:
     extractor.load_state_dict({name: by_name[name.replace(".", "_")] for name in needed})
 
 
-def farthest_points(points: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Indices (count,) of a greedy k-centre selection of points (N, C): always the one farthest from those chosen.
-
-    The rule of anomalib's KCenterGreedy, which measures a random projection to more channels than these have, here on
-    the points themselves. Distances to the chosen only shrink, so a distance measured earlier is an upper bound:
-    rounds are played among the points with the largest bounds until the best of them falls below the others'.
-    """
-    total = len(points)
-    squares = points.square().sum(1)
-    chosen = [int(torch.randint(total, (1,), generator=generator))]
-    bounds = torch.full((total,), torch.inf, device=points.device)
-    seen = 0
-    while len(chosen) < count:
-        for start in range(seen, len(chosen), 256):
-            centres = torch.tensor(chosen[start : start + 256], device=points.device)
-            for block in range(0, total, 1 << 16):
-                part = slice(block, block + (1 << 16))
-                apart = squares[part, None] + squares[centres] - 2 * points[part] @ points[centres].T
-                bounds[part] = torch.minimum(bounds[part], apart.min(1).values.clamp_min(0))
-        seen = len(chosen)
-        bounds[torch.tensor(chosen, device=points.device)] = 0
-        active = bounds.topk(min(total, max(1, int(_ACTIVE * total)) + 1)).indices
-        floor = float(bounds[active[-1]]) if len(active) < total else -1.0
-        own, own_squares, own_bounds = points[active], squares[active], bounds[active]
-        while len(chosen) < count:
-            best = int(own_bounds.argmax())
-            if float(own_bounds[best]) < floor:
-                break
-            chosen.append(int(active[best]))
-            apart = own_squares + own_squares[best] - 2 * (own @ own[best])
-            own_bounds = torch.minimum(own_bounds, apart.clamp_min(0))
-            own_bounds[best] = 0
-    return torch.tensor(chosen)
-
-
 def prepare(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """uint8 (N, S, S, 3) to (N, 3, S, S), normalised as the backbone's authors did."""
     return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() - 127) / 128
@@ -168,9 +136,10 @@ def fit(name: str, images: npt.NDArray[np.uint8], seed: int, device: torch.devic
         else:
             bank = torch.vstack(model.embedding_store)
             model.embedding_store.clear()
-            model.memory_bank = bank[
-                farthest_points(bank, int(CORESET * len(bank)), torch.Generator().manual_seed(seed))
-            ]
+            first = torch.randint(len(bank), (1,), generator=torch.Generator().manual_seed(seed))
+            # The rule of anomalib's KCenterGreedy, which measures a random projection to more channels than these
+            # have, here on the features themselves.
+            model.memory_bank = farthest(bank, int(CORESET * len(bank)), bank[first])
     return model.eval()
 
 
@@ -180,7 +149,9 @@ def main() -> None:
     parser.add_argument("model", choices=("patchcore", "padim"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the coreset's start, or of PaDiM's channels")
-    parser.add_argument("--sampler", choices=("exact", "anomalib"), default="exact", help="see `farthest_points`")
+    parser.add_argument(
+        "--sampler", choices=("exact", "anomalib"), default="exact", help="exact: greedy on the features themselves"
+    )
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images, test = np.load(arguments.folder / "fit.npy"), np.load(arguments.folder / "test.npy")

@@ -175,12 +175,15 @@ def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequen
         raise ValueError(f"{len(parts)} parts for {n} held-back good images")
     names: list[str | int] = [part or number for number, part in enumerate(parts or [""] * n)]
     descending = np.argsort(-scores, kind="stable")
-    above, weight = _within(budget, [names[image] for image in descending])
-    threshold = scores[descending[above]]
     sizes = Counter(names)
-    to_come = Fraction(1, len(sizes) + 1)
+    # Decimal as written: in binary, (19 + 1) * (1 - 0.05) may come out above 19 and ask for one image more.
+    allowed, to_come = Fraction(str(budget)), Fraction(1, len(sizes) + 1)
+    above, weight = 0, to_come
+    while (more := weight + to_come / sizes[names[descending[above]]]) <= allowed:  # all of them would weigh 1
+        above, weight = above + 1, more
+    threshold = scores[descending[above]]
     # What lies above weighs more or less by whose it is, unless all parts weigh the same; only the budget bounds that.
-    guaranteed = weight if len(set(sizes.values())) == 1 else max(Fraction(str(budget)), to_come)
+    guaranteed = weight if len(set(sizes.values())) == 1 else max(allowed, to_come)
     parts_above = math.ceil(weight / to_come - 1)
     return OperatingPoint(
         raw_threshold=float(threshold),
@@ -192,18 +195,6 @@ def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequen
         calibration_parts=len(sizes),
         parts_above=parts_above,
     )
-
-
-def _within(budget: float, descending: Sequence[str | int]) -> tuple[int, Fraction]:
-    """How many of the highest scores, whose parts are given, may lie above the threshold, and what they weigh with the
-    part to come."""
-    sizes = Counter(descending)
-    # Decimal as written: in binary, (19 + 1) * (1 - 0.05) may come out above 19 and ask for one image more.
-    allowed, to_come = Fraction(str(budget)), Fraction(1, len(sizes) + 1)
-    weight, above = to_come, 0
-    while (more := weight + to_come / sizes[descending[above]]) <= allowed:  # all of them would weigh 1
-        weight, above = more, above + 1
-    return above, weight
 
 
 def images_needed(budget: float) -> int:

@@ -31,9 +31,9 @@ def farthest(pool: Tensor, size: int, kept: Tensor | None = None) -> Tensor:
         while count < size:
             _measure(bounds, pool, squares, chosen[measured:count])
             measured = count
-            best = bounds.topk(min(len(pool), played + 1)).indices
-            active, others = best[:played], best[played:]
-            limit = float(bounds[others].max()) if len(others) else -torch.inf
+            largest = bounds.topk(min(len(pool), played + 1))
+            limit = float(largest.values[-1]) if played < len(pool) else -torch.inf
+            active = largest.indices[:played]
             points, own_squares, own_bounds = pool[active], squares[active], bounds[active]
             while count < size:
                 place = int(own_bounds.argmax())

@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.accuracy.figures import image_figures, pixel_figures, recall_at_fpr
-from benchmarks.accuracy.peers import farthest_points
 from benchmarks.accuracy.records import Record
 from benchmarks.accuracy.table import overall, spread, summarise, to_markdown, warnings
 
@@ -51,18 +49,6 @@ def test_figures_of_a_perfect_detector() -> None:
     found = pixel_figures([(mask.astype(np.float32), mask), (np.zeros((8, 8), np.float32), None)])
     assert found == pytest.approx({"pixel_auroc": 1.0, "pixel_ap": 1.0, "aupro_30": 1.0, "aupro_05": 1.0})
     assert set(image_figures([0, 1], [0.1, 0.9]).values()) == {1.0}
-
-
-@pytest.mark.parametrize(("count", "channels"), [(300, 3), (4000, 16)])
-def test_coreset_is_that_of_the_plain_greedy_rule(count: int, channels: int) -> None:
-    points = torch.randn(count, channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    chosen = farthest_points(points, count // 10, torch.Generator().manual_seed(2)).tolist()
-    plain = chosen[:1]
-    nearest = torch.full((count,), torch.inf, dtype=torch.float64)
-    while len(plain) < count // 10:
-        nearest = torch.minimum(nearest, (points - points[plain[-1]]).square().sum(1))
-        plain.append(int(nearest.argmax()))
-    assert chosen == plain
 
 
 def test_spread_of_one_seed_is_unknown() -> None:

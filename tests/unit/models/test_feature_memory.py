@@ -97,6 +97,19 @@ def test_among_many_points_the_choice_is_the_plain_rules():
     assert torch.equal(farthest(pool, 300), pool[expected])
 
 
+@pytest.mark.parametrize(("count", "channels"), [(300, 3), (4000, 16)])
+def test_the_choice_is_that_of_the_plain_greedy_rule_from_any_start(count, channels):
+    points = torch.randn(count, channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    start = torch.randint(count, (1,), generator=torch.Generator().manual_seed(2))
+    chosen = farthest(points, count // 10, points[start])
+    plain = start.tolist()
+    nearest = torch.full((count,), torch.inf, dtype=torch.float64)
+    while len(plain) < count // 10:
+        nearest = torch.minimum(nearest, (points - points[plain[-1]]).square().sum(1))
+        plain.append(int(nearest.argmax()))
+    assert torch.equal(chosen, points[plain])
+
+
 def test_what_is_kept_already_counts_as_chosen():
     torch.manual_seed(1)
     pool = torch.randn(60, CHANNELS)
