@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,7 @@ LEVELS = (BINS >> _COARSER) + 1
 # False positive rates at which thresholds are wanted: dense where AUPRO is integrated and the curve is steep, some
 # beyond, because a resampling moves the rates.
 _RATES = np.concatenate([0.35 * np.linspace(0, 1, 96) ** 3, np.linspace(0.36, 1, 16)])
+_IN_MEMORY = 1 << 26  # bytes of counts before they move to a file without a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,33 @@ class _Sparse:
         return sums
 
 
+class _Kept:
+    """Counts of one image after the other, in the order they came: a few kilobytes each, which are read once."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with the collector
+        self._lengths: list[int] = []
+
+    def append(self, counts: npt.NDArray[np.float64]) -> None:
+        """Keep the levels of ``counts`` (LEVELS,) that are not zero."""
+        levels = np.flatnonzero(counts)
+        self._file.write(levels.astype(np.uint16).tobytes() + counts[levels].astype(np.float32).tobytes())
+        self._lengths.append(len(levels))
+
+    def __iter__(self) -> Iterator[_Sparse]:
+        self._file.seek(0)
+        for length in self._lengths:
+            levels = np.frombuffer(self._file.read(2 * length), np.uint16)
+            yield _Sparse(levels, np.frombuffer(self._file.read(4 * length), np.float32))
+
+
 class EvidenceCollector:
-    """A few kilobytes an image, whatever its size; the thresholds are chosen when all images have been seen."""
+    """Some 2 KiB an image, whatever its size, and beyond 64 MiB a few on the disk until the thresholds can be chosen,
+    when all images have been seen."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, str, int, str, float, bool]] = []
-        self._normal: list[_Sparse] = []
-        self._regions: list[_Sparse] = []
+        self._normal, self._regions = _Kept(), _Kept()
         self._counts: list[tuple[int, int]] = []
         self._pooled = np.zeros(LEVELS, dtype=np.int64)
 
@@ -76,9 +99,8 @@ class EvidenceCollector:
     ) -> None:
         counts = np.bincount(normal, minlength=LEVELS)
         self._pooled += counts
-        self._normal.append(_sparse(counts.astype(np.float64)))
-        mass = np.bincount(anomalous, weights, minlength=LEVELS).astype(np.float64)
-        self._regions.append(_sparse(mass))
+        self._normal.append(counts.astype(np.float64))
+        self._regions.append(np.bincount(anomalous, weights, minlength=LEVELS).astype(np.float64))
         self._counts.append((len(normal), regions))
 
     def build(self) -> Evidence:
@@ -86,10 +108,13 @@ class EvidenceCollector:
         chosen, thresholds = self._thresholds()
         columns = list(zip(*self._rows, strict=True)) or [()] * 7
         number = len(self._rows)
-        sums = [np.zeros((number, len(chosen))) for _ in range(2)]
-        for row, (normal, regions) in enumerate(zip(self._normal, self._regions, strict=True)):
-            sums[0][row], sums[1][row] = normal.at_or_above(chosen), regions.at_or_above(chosen)
         counts = np.array(self._counts, dtype=np.int64).reshape(number, 2)
+        false_positives = np.zeros((number, len(chosen)), np.uint32)
+        overlap = np.zeros((number, len(chosen)), np.float32)
+        for row, (normal, regions) in enumerate(zip(self._normal, self._regions, strict=True)):
+            # float32 rounds counts beyond 16 million a level
+            false_positives[row] = np.minimum(np.rint(normal.at_or_above(chosen)), counts[row, 0])
+            overlap[row] = regions.at_or_above(chosen)
         return Evidence(
             paths=np.array(columns[0], dtype=np.str_),
             sha256=np.array(columns[1], dtype=np.str_),
@@ -99,10 +124,9 @@ class EvidenceCollector:
             scores=np.array(columns[5], dtype=np.float32),
             rejected=np.array(columns[6], dtype=np.bool_),
             thresholds=thresholds,
-            # float32 rounds counts beyond 16 million a level
-            false_positives=np.minimum(np.rint(sums[0]), counts[:, :1]).astype(np.uint32),
+            false_positives=false_positives,
             normal_pixels=counts[:, 0],
-            overlap=sums[1].astype(np.float32),
+            overlap=overlap,
             regions=counts[:, 1].astype(np.int32),
         )
 
@@ -125,8 +149,3 @@ class EvidenceCollector:
 def _level_scores() -> npt.NDArray[np.float64]:
     """The smallest score of each level: (LEVELS,), ascending."""
     return bin_thresholds()[:: 1 << _COARSER].copy()
-
-
-def _sparse(counts: npt.NDArray[np.float64]) -> _Sparse:
-    levels = np.flatnonzero(counts)
-    return _Sparse(levels.astype(np.uint16), counts[levels].astype(np.float32))

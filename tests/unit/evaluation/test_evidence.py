@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,15 @@ def test_what_regions_do_where_there_are_no_normal_pixels_is_not_lost() -> None:
     assert wanted is not None
     assert wanted > 0.95
     assert found.aupro(np.ones((1, 1)))[0] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_counts_that_moved_to_the_disk_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, masks = _smooth(0, 12)
+    in_memory, _ = _both(maps, masks)
+    monkeypatch.setattr("stlm_core.evaluation.evidence_collector._IN_MEMORY", 1000)
+    on_disk, _ = _both(maps, masks)
+    for each in fields(Evidence):
+        assert np.array_equal(getattr(on_disk, each.name), getattr(in_memory, each.name)), each.name
 
 
 def _merged(exact: list[ExactPixels]) -> ExactPixels:
