@@ -79,7 +79,7 @@ def photograph(number: int, side: int) -> np.ndarray:
 def line_of(folder: Path) -> LineConfig:
     """The line whose images lie in ``folder``/images."""
     params = folder / "params.yaml"
-    tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {"line": {"data": {"path": str(folder / "images")}}}}
+    tree = {"defaults": {}, "profiles": {"fast": {}}, "lines": {"line": {"data": {"path": str(folder / "images")}}}}
     params.write_text(yaml.safe_dump(tree))
     return load_line(params, "line")
 

@@ -1,4 +1,4 @@
-"""Cost of a step of `train-fa` in profile `cpu`, part by part, and what might make it cheaper.
+"""Cost of a step of `train-fa` in profile `fast`, part by part, and what might make it cheaper.
 
     python benchmarks/decoder_training_speed.py [--threads 2] [--rounds 7] [--compile] [--json FILE]
 
@@ -33,7 +33,7 @@ from stlm_core.training.losses import aggregation_loss, mask_to_grid
 from stlm_core.training.optimisation import autocast_dtype
 from stlm_core.training_settings import FaConfig
 
-PROFILE = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["profiles"]["cpu"]
+PROFILE = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["profiles"]["fast"]
 FACTS = DetectorFacts(SIZE, "conv1x1", "unit", plain_stream="teacher", aggregation="decoder", denoising=False)
 
 

@@ -47,7 +47,7 @@ def line_config(folder: Path, images: Path) -> LineConfig:
     """A line with its images at ``images`` and its memory in ``folder``."""
     params = folder / "params.yaml"
     line = {"data": {"path": str(images)}}
-    params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"cpu": {}}, "lines": {"line": line}}))
+    params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"fast": {}}, "lines": {"line": line}}))
     return load_line(params, "line")
 
 

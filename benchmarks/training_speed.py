@@ -1,4 +1,4 @@
-"""Cost of a distillation step, part by part, and what the paper's grid would ask of a GPU (profile `cpu` distills
+"""Cost of a distillation step, part by part, and what the paper's grid would ask of a GPU (profile `fast` distills
 nothing any more; its training is in `decoder_training_speed.py`).
 
     python benchmarks/training_speed.py [--threads 2] [--rounds 7] [--compile] [--json FILE]

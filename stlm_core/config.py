@@ -155,7 +155,7 @@ def load_line(params: Path, line: str) -> LineConfig:
     if not LINE_NAME.fullmatch(line):
         raise UserError(f"{params}: line name `{line}` must be lower-case letters, digits, - and _, at most 64")
     own = _mapping(params, f"lines.{line}", tree["lines"][line])
-    profile = own.get("profile", "cpu")
+    profile = own.get("profile", "fast")
     if not isinstance(profile, str) or profile not in tree["profiles"]:
         known = ", ".join(tree["profiles"])
         raise UserError(

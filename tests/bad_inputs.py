@@ -53,8 +53,8 @@ def make_project(root: Path) -> None:
         noise(100 + index).save(root / "images/test/good" / f"{index:03d}.png")
         noise(200 + index).save(root / DENT / f"{index:03d}.png")
         Image.fromarray(mask).save(root / MASKS / f"{index:03d}_mask.png")
-    line = {"profile": "cpu", "data": {"path": "images"}}
-    tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {"line": line}}
+    line = {"profile": "fast", "data": {"path": "images"}}
+    tree = {"defaults": {}, "profiles": {"fast": {}}, "lines": {"line": line}}
     (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 

@@ -19,13 +19,13 @@ PARAMS = """\
 defaults:
   image: {size: 256}   # pixels
 profiles:
-  cpu: {}
+  fast: {}
   gpu: {image: {size: 1024}}
 
 lines:
   # The demo.
   sample:
-    profile: cpu
+    profile: fast
     data:
       path: 'data/sample'
 

@@ -24,7 +24,7 @@ from stlm_core.weights.catalog import lookup
 RECALL, REJECTS = wilson(6, 8), wilson(1, 20)
 FACTS = ExportFacts(
     line="part",
-    profile="cpu",
+    profile="fast",
     detector=DetectorFacts(256, "conv3x3", "unit", "lite_medsam", lookup("lite_medsam").sha256),
     detector_sha256="d" * 64,
     top_pixels=100,

@@ -16,7 +16,7 @@ from stlm_core.steps.workspace import Workspace
 
 PARAMS = """
 defaults: {}
-profiles: {cpu: {}}
+profiles: {fast: {}}
 lines:
   tiny:
     data: {path: data/tiny, license: CC0-1.0}

@@ -105,7 +105,7 @@ def _line(name: str, folder: Path, layout: str, datasets: Path, category: str = 
 
 def line_settings(line: Line, seed: int, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The entry of ``params.yaml``: the line's own settings, the seed everywhere, the configuration over them."""
-    settings: dict[str, Any] = {"profile": "cpu", **{section: {} for section in SECTIONS}}
+    settings: dict[str, Any] = {"profile": "fast", **{section: {} for section in SECTIONS}}
     settings = deep_merge(settings, dict(line.own))
     settings = deep_merge(settings, {section: {"seed": seed} for section in _SEEDED})
     settings = deep_merge(settings, dict(configuration))

@@ -15,7 +15,7 @@ from stlm_core.integrations.mlflow_run import RunContent, finish_run
 
 PARAMS = """
 defaults: {{}}
-profiles: {{cpu: {{}}}}
+profiles: {{fast: {{}}}}
 lines:
   {line}:
     data: {{path: data}}

@@ -64,7 +64,7 @@ def add_command(
         bool,
         typer.Option("--copy/--reference", help="Copy the images to data/lines/NAME, or use them where they are."),
     ] = True,
-    profile: Annotated[str, typer.Option("--profile", help="Profile of params.yaml the line starts from.")] = "cpu",
+    profile: Annotated[str, typer.Option("--profile", help="Profile of params.yaml the line starts from.")] = "fast",
     group_pattern: Annotated[
         str | None, typer.Option("--group-pattern", help="Regular expression; its group is the physical part's name.")
     ] = None,

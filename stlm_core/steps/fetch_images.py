@@ -96,7 +96,7 @@ def _bare_config(version: LineVersion, root: Path) -> LineConfig:
     """A line with these data and nothing else set."""
     sections: dict[str, Any] = {section: {} for section in SECTIONS}
     sections["data"] = version.data
-    return LineConfig.model_validate({**sections, "name": version.line, "profile": "cpu", "root": root})
+    return LineConfig.model_validate({**sections, "name": version.line, "profile": "fast", "root": root})
 
 
 def _write_reference(config: LineConfig, champion: str) -> Path | None:

@@ -48,7 +48,7 @@ class NewLine:
     name: str
     source: Path | None
     layout: str = "mvtec"
-    profile: str = "cpu"
+    profile: str = "fast"
     copy: bool = True
     category: str | None = None
     group_pattern: str | None = None

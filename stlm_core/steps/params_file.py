@@ -52,7 +52,7 @@ def with_entry(
         lines.fa.set_block_style()
     entry = lines.get(name)
     if entry is None:
-        entry = lines[name] = CommentedMap({"profile": "cpu", **{section: CommentedMap() for section in SECTIONS}})
+        entry = lines[name] = CommentedMap({"profile": "fast", **{section: CommentedMap() for section in SECTIONS}})
         for section in SECTIONS:
             entry[section].fa.set_flow_style()
         entry["data"] = CommentedMap()

@@ -141,7 +141,7 @@ def test_a_setting_that_no_step_reads_reruns_nothing(checkout: Checkout) -> None
 
 
 def test_a_profiles_setting_reruns_its_lines(checkout: Checkout) -> None:
-    checkout.change(lambda tree: tree["profiles"]["cpu"].update(evaluate={"top_pixels": 5}))
+    checkout.change(lambda tree: tree["profiles"]["fast"].update(evaluate={"top_pixels": 5}))
     assert checkout.repro() == stages("evaluate", "sample") | stages("evaluate", "other")
 
 

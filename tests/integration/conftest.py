@@ -69,8 +69,8 @@ def _write_project(folder: Path, images: Path, weights_dir: Path) -> None:
     except UserError as error:
         pytest.skip(f"the default teacher's weights cannot be had: {error}")
     shutil.copytree(images, folder / "images")
-    line = {section: {} for section in SECTIONS} | {"profile": "cpu", "data": {"path": "images", "license": "CC0-1.0"}}
-    tree = {"defaults": SMALL, "profiles": {"cpu": {}}, "lines": {"small": line}}
+    line = {section: {} for section in SECTIONS} | {"profile": "fast", "data": {"path": "images", "license": "CC0-1.0"}}
+    tree = {"defaults": SMALL, "profiles": {"fast": {}}, "lines": {"small": line}}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
 
 

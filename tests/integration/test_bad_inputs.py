@@ -179,7 +179,7 @@ SETTINGS = [
     ),
     BadInput(
         "line that is a text",
-        write("params.yaml", b"defaults: {}\nprofiles: {cpu: {}}\nlines: {line: x}\n"),
+        write("params.yaml", b"defaults: {}\nprofiles: {fast: {}}\nlines: {line: x}\n"),
         "lines.line: not a mapping of settings",
     ),
     BadInput("path that is none", setting("data", "path", "~nobody-here/x"), "'~nobody-here/x' is not a path"),

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 PARAMS = """
 defaults: {{evaluate: {{top_pixels: 40, report_images: 6, batch_size: 3}}}}
-profiles: {{cpu: {{image: {{size: 64}}}}}}
+profiles: {{fast: {{image: {{size: 64}}}}}}
 lines:
   parts:
     data: {{path: parts, calibration_fraction: {calibration}, license: CC0-1.0}}

@@ -30,7 +30,7 @@ def dvc(small_project: Path, weights_dir: Path, repository: Path) -> Dvc:
     shutil.copytree(repository / "stlm_core", small_project / "stlm_core", ignore=ignored)
     params = small_project / "params.yaml"
     tree = yaml.safe_load(params.read_text())
-    for layer in (tree["defaults"], tree["profiles"]["cpu"]):
+    for layer in (tree["defaults"], tree["profiles"]["fast"]):
         layer |= {section: layer.get(section, {}) for section in SECTIONS}
     params.write_text(yaml.safe_dump(tree))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))} | {

@@ -36,7 +36,7 @@ PARAMS = """
 defaults:
   image: {{size: 64}}
   export: {{parity_images: 4, latency_runs: 3{export}}}
-profiles: {{cpu: {{}}}}
+profiles: {{fast: {{}}}}
 lines:
   part:
     data: {{path: data/part, license: CC BY-NC-SA 4.0}}
@@ -232,7 +232,7 @@ def test_in_a_container_kubeflow_gets_the_page(exported: tuple[LineConfig, Works
     executor_input = {
         "inputs": {
             "parameterValues": {
-                "profile": "cpu",
+                "profile": "fast",
                 "data_revision": "r7",
                 **{section: as_parameter(sections[section]) for section in TRAINED_SECTIONS},
             },

@@ -1,4 +1,4 @@
-"""The gpu profile differs from the cpu profile in numbers only, and its graph trains."""
+"""Profile `gpu` differs from the processor's in numbers only, and its graph trains."""
 
 from __future__ import annotations
 

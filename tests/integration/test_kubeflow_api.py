@@ -78,7 +78,7 @@ def project(tmp_path: Path, repository: Path) -> Callable[..., Path]:
     def write(**schedules: str) -> Path:
         text = (repository / "params.yaml").read_text()
         lines = "".join(
-            f"  {name}:\n    profile: cpu\n    data: {{path: data/{name}}}\n    schedule: {{{schedule}}}\n"
+            f"  {name}:\n    profile: fast\n    data: {{path: data/{name}}}\n    schedule: {{{schedule}}}\n"
             for name, schedule in schedules.items()
         )
         path = tmp_path / "params.yaml"

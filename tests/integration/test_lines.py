@@ -477,7 +477,7 @@ def remove_line_after_reference(params: Path, images: Path) -> list[Path]:
 
 
 def test_remove_refuses_what_it_cannot_cut_out(params: Path) -> None:
-    params.write_text("defaults: {}\nprofiles: {cpu: {}}\nlines: {a: {data: {path: x}}, b: {data: {path: y}}}\n")
+    params.write_text("defaults: {}\nprofiles: {fast: {}}\nlines: {a: {data: {path: x}}, b: {data: {path: y}}}\n")
     with pytest.raises(UserError, match="remove it by hand"):
         remove_line(params, "a")
 

@@ -56,9 +56,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, small_images: Path, weight
         pytest.skip(f"the default teacher's weights cannot be had: {error}")
     root = tmp_path_factory.mktemp("parallel")
     (root / "images").symlink_to(small_images)
-    line = {section: {} for section in SECTIONS} | {"profile": "cpu", "data": {"path": "images", "license": "CC0-1.0"}}
+    line = {section: {} for section in SECTIONS} | {"profile": "fast", "data": {"path": "images", "license": "CC0-1.0"}}
     lines = {name: line | changes for name, changes in LINES.items()}
-    (root / "params.yaml").write_text(yaml.safe_dump({"defaults": DEFAULTS, "profiles": {"cpu": {}}, "lines": lines}))
+    (root / "params.yaml").write_text(yaml.safe_dump({"defaults": DEFAULTS, "profiles": {"fast": {}}, "lines": lines}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STLM_WEIGHTS", str(weights_dir.resolve()))
         for step in ("validate", "synthesize", "cache-teacher", "distill"):

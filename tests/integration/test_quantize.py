@@ -36,7 +36,7 @@ defaults:
   image: {size: 64}
   synthesize: {variants: 1}
   export: {latency_runs: 3}
-profiles: {cpu: {}}
+profiles: {fast: {}}
 lines:
   part:
     data: {path: data/part, license: CC0-1.0}

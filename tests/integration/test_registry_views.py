@@ -143,7 +143,7 @@ def test_twenty_lines_take_few_requests_and_fit(project: Project, monkeypatch: p
     root = project[0].root
     lines = [f"plant-{number:02}-{'long-name-of-a-product-line' * 2}" for number in range(20)]
     (root / "params.yaml").write_text(
-        "defaults: {}\nprofiles: {cpu: {}}\nlines:\n"
+        "defaults: {}\nprofiles: {fast: {}}\nlines:\n"
         + "".join(f"  {line}: {{data: {{path: d}}, promote: {{max_size_mb: 1.0}}}}\n" for line in lines)
     )
     registered(project, "r1")

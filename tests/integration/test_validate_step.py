@@ -62,7 +62,7 @@ def setup(tmp_path: Path) -> Setup:
     def make(folder: Path, rules: dict[str, Any] | None = None, **data: Any) -> tuple[LineConfig, Workspace]:
         line = {"data": {"path": str(folder), **data}, "validate": rules or {}}
         params = tmp_path / "params.yaml"
-        params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"cpu": {}}, "lines": {"line": line}}))
+        params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"fast": {}}, "lines": {"line": line}}))
         return load_line(params, "line"), Workspace(tmp_path / "outputs", "line")
 
     return make

@@ -12,8 +12,8 @@ from stlm_core.errors import UserError
 
 BASE = {
     "defaults": {"distill": {"steps": 10, "batch_size": 2}},
-    "profiles": {"cpu": {"distill": {"steps": 20}}, "gpu": {"image": {"size": 1024}}},
-    "lines": {"a": {"profile": "cpu", "data": {"path": "images"}, "distill": {"batch_size": 3}}},
+    "profiles": {"fast": {"distill": {"steps": 20}}, "gpu": {"image": {"size": 1024}}},
+    "lines": {"a": {"profile": "fast", "data": {"path": "images"}, "distill": {"batch_size": 3}}},
 }
 
 
@@ -41,10 +41,10 @@ def test_a_line_overrides_its_profile_which_overrides_the_defaults(tmp_path):
         (changed(distill={"steps": 0}), r"`distill\.steps`: Input should be greater than or equal to 1"),
         (changed(distill={"steps": "many"}), r"`distill\.steps`: Input should be a valid integer"),
         (changed(distil={}), r"`distil`: Extra inputs"),
-        (changed(profile="tpu"), r"lines\.a\.profile: no profile `tpu` \(known: cpu, gpu\)"),
+        (changed(profile="tpu"), r"lines\.a\.profile: no profile `tpu` \(known: fast, gpu\)"),
         (changed(data={"path": "x", "group_pattern": "("}), "group_pattern is not a regular expression"),
         (changed(data={"path": "x", "group_pattern": "abc"}), "exactly one capture group"),
-        ({**BASE, "lines": {"a": {"profile": "cpu"}}}, r"`data\.path`: Field required"),
+        ({**BASE, "lines": {"a": {"profile": "fast"}}}, r"`data\.path`: Field required"),
         ({"defaults": {}, "lines": {}}, "needs a mapping `profiles`"),
         ([1, 2], "needs a mapping `defaults`"),
     ],
@@ -75,7 +75,7 @@ def test_line_names_that_could_leave_their_folder_are_refused(tmp_path, name):
         load_line(write(tmp_path, tree), name)
 
 
-TOP = "defaults: {}\nprofiles: {cpu: {}}\n"
+TOP = "defaults: {}\nprofiles: {fast: {}}\n"
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ TOP = "defaults: {}\nprofiles: {cpu: {}}\n"
         (f"steps: {'9' * 5000}", "not valid YAML: Exceeds the limit"),
         (f"{TOP}lines: {{1: {{data: {{path: x}}}}}}", "lines: the name 1 is not a text; put it in quotes"),
         (f"{TOP}lines: {{a: x}}", r"lines\.a: not a mapping of settings"),
-        ("defaults: {}\nprofiles: {cpu: x}\nlines: {a: {}}", r"profiles\.cpu: not a mapping of settings"),
-        (f"{TOP}lines: {{a: {{profile: [cpu]}}}}", r"no profile `\['cpu'\]` \(known: cpu\)"),
-        (f'{TOP}lines: {{a: {{profile: "c\\np"}}}}', r"no profile `c\\np` \(known: cpu\)"),
+        ("defaults: {}\nprofiles: {fast: x}\nlines: {a: {}}", r"profiles\.fast: not a mapping of settings"),
+        (f"{TOP}lines: {{a: {{profile: [cpu]}}}}", r"no profile `\['cpu'\]` \(known: fast\)"),
+        (f'{TOP}lines: {{a: {{profile: "c\\np"}}}}', r"no profile `c\\np` \(known: fast\)"),
         (f'{TOP}lines: {{a: {{"x\\ny": 1, data: {{path: x}}}}}}', r"`x\\ny`: Extra inputs are not permitted"),
         (f"{TOP}lines: {{a: {{profile: {'p' * 90_000}}}}}", r"no profile `p{300}\.\.\.`"),
     ],

@@ -51,7 +51,7 @@ def configure(tmp_path: Path) -> Callable[..., LineConfig]:
 
         params = tmp_path / "params.yaml"
         line = {"data": {"path": str(folder), **data}, "validate": validate or {}}
-        params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"cpu": {}}, "lines": {"line": line}}))
+        params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"fast": {}}, "lines": {"line": line}}))
         return load_line(params, "line")
 
     return make

@@ -76,7 +76,7 @@ def check(tmp_path: Path) -> Check:
 def _config(folder: Path, rules: dict[str, Any]) -> LineConfig:
     params = folder / "params.yaml"
     line = {"data": {"path": "images"}, "validate": rules}
-    params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"cpu": {}}, "lines": {"line": line}}))
+    params.write_text(yaml.safe_dump({"defaults": {}, "profiles": {"fast": {}}, "lines": {"line": line}}))
     return load_line(params, "line")
 
 

@@ -237,7 +237,7 @@ def test_from_registration_to_promotion_and_the_record_of_the_run(stlm: Stlm, re
 
     def register(folder: Path, **metrics: float) -> dict[str, Any]:
         write_export(workspace, revision=folder.name, **metrics)
-        parameters = {**sections, "profile": "cpu", "data_revision": "r1"}
+        parameters = {**sections, "profile": "fast", "data_revision": "r1"}
         written = ("version", "alias", "model_uri")
         code, printed = stlm("register", executor_input(folder, parameters, folders, ("registration",), written))
         assert code == 0, printed

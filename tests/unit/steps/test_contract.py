@@ -17,7 +17,7 @@ from stlm_core.steps.workspace import Workspace
 
 @pytest.fixture
 def config(tmp_path):
-    tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {"a": {"data": {"path": "images"}}}}
+    tree = {"defaults": {}, "profiles": {"fast": {}}, "lines": {"a": {"data": {"path": "images"}}}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     return load_line(tmp_path / "params.yaml", "a")
 

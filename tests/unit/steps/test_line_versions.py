@@ -42,14 +42,14 @@ def test_a_version_comes_back_and_is_called_as_in_the_project(shelf: Path, tmp_p
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     sections: dict[str, Any] = {section: {} for section in SECTIONS}
-    line = {**sections, "name": "caps", "profile": "cpu", "root": tmp_path, "data": data}
+    line = {**sections, "name": "caps", "profile": "fast", "root": tmp_path, "data": data}
     assert data_revision(LineConfig.model_validate(line)) == version.revision
 
 
 def test_the_images_may_lie_below_what_is_tracked(tmp_path: Path) -> None:
     (tmp_path / "all.dvc").write_bytes(pointer_of("all", DIGEST))
     sections: dict[str, Any] = {section: {} for section in SECTIONS} | {"data": {"path": "all/caps"}}
-    line = {**sections, "name": "caps", "profile": "cpu", "root": tmp_path}
+    line = {**sections, "name": "caps", "profile": "fast", "root": tmp_path}
     assert data_revision(LineConfig.model_validate(line)) == DIGEST
     line["data"] = {"path": "all/caps", "group_file": "absent.csv"}
     assert data_revision(LineConfig.model_validate(line)) == ""

@@ -14,7 +14,7 @@ from stlm_core.steps.workspace import Workspace
 
 
 def test_a_step_is_run_by_its_name_and_nothing_else_is(tmp_path: Path) -> None:
-    tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {"a": {"data": {"path": "images"}}}}
+    tree = {"defaults": {}, "profiles": {"fast": {}}, "lines": {"a": {"data": {"path": "images"}}}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     config, workspace = load_line(tmp_path / "params.yaml", "a"), Workspace(tmp_path / "outputs", "a")
     with pytest.raises(UserError, match="run `stlm synthesize --line a` first"):

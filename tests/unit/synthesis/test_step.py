@@ -21,8 +21,8 @@ from .conftest import part_image
 
 
 def configure(root: Path, data: Path, **settings: object) -> LineConfig:
-    line = {"profile": "cpu", "image": {"size": 64}, "data": {"path": str(data)}, "synthesize": settings}
-    tree = {"defaults": {}, "profiles": {"cpu": {}}, "lines": {"discs": line}}
+    line = {"profile": "fast", "image": {"size": 64}, "data": {"path": str(data)}, "synthesize": settings}
+    tree = {"defaults": {}, "profiles": {"fast": {}}, "lines": {"discs": line}}
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
     return load_line(root / "params.yaml", "discs")
 
