@@ -7,20 +7,15 @@ the test images.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from benchmarks.accuracy.figures import image_figures, pixel_figures
-from benchmarks.accuracy.lines import Line, load_pair, validated
+from benchmarks.accuracy.figures import detector_figures
+from benchmarks.accuracy.lines import Line, validated
 from benchmarks.accuracy.table import markdown, percent
-from stlm_core.data.manifest import Manifest
 from stlm_core.errors import UserError
-from stlm_core.evaluation.detection import detect
 from stlm_core.files import write_bytes_atomic
-from stlm_core.models.detector import Detector, load_detector
+from stlm_core.models.detector import load_detector
 from stlm_core.training.optimisation import pick_device
 
 SHARES = (0.0, 0.25, 0.35, 0.5, 0.65, 0.75, 1.0)
@@ -31,7 +26,6 @@ _COLUMNS = {
     "pixel_ap": "pixel AP",
     "aupro_30": "AUPRO@0.3",
 }
-_BATCH = 8
 
 
 def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: Sequence[float] = SHARES) -> str:
@@ -49,13 +43,13 @@ def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: 
         raise UserError(f"{model}: this detector has no memory; `model.memory` of its line was 0")
     memory, own = detector.memory, float(detector.memory.share)
     manifest = validated(results, line)
-    shipped = _figures(detector, manifest)
+    shipped = detector_figures(detector, manifest, manifest.test())
     memory.map_shift.zero_()
     found: dict[float, dict[str, float]] = {}
     for share in sorted(shares):
         memory.share.fill_(share)
         memory.map_share.fill_(share)
-        found[share] = _figures(detector, manifest)
+        found[share] = detector_figures(detector, manifest, manifest.test())
         print(f"{line.name}: a share of {share:.2f} done", flush=True)
     content = {
         "line": line.name,
@@ -74,21 +68,3 @@ def to_markdown(found: dict[str, dict[str, float]]) -> str:
     columns = [name for name in _COLUMNS if any(name in figures for figures in found.values())]
     body = [[share, *(percent(figures.get(name)) for name in columns)] for share, figures in found.items()]
     return markdown(["share of the memory", *(_COLUMNS[name] for name in columns)], body)
-
-
-def _figures(detector: Detector, manifest: Manifest) -> dict[str, float]:
-    labels: list[int] = []
-    scores: list[float] = []
-
-    def maps() -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]]:
-        pairs = ((row, load_pair(manifest, row)) for row in manifest.test())
-        images = (((row.label, mask), image) for row, (image, mask) in pairs)
-        for one in detect(detector, images, pick_device(), _BATCH):
-            label, mask = one.item
-            labels.append(label)
-            scores.append(one.raw_score)
-            if label == 0 or mask is not None:
-                yield one.anomaly_map, mask
-
-    figures = pixel_figures(maps())
-    return figures | image_figures(labels, scores)

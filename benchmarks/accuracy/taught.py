@@ -1,0 +1,175 @@
+"""The same decoder taught with real defects instead of pseudo anomalies: what the teacher's features would allow.
+
+The parts of the test split are divided in two. The decoder of a finished detector starts anew and learns the masks of
+one half, beside the good images, and is measured on the other; then the other way round. It has seen defects, so its
+figures are no result: they say whether a figure that is missed is missed for the teacher's features, or for not
+knowing what the line's defects look like.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.accuracy.figures import detector_figures
+from benchmarks.accuracy.lines import Line, load_pair, validated
+from benchmarks.accuracy.table import markdown, percent
+from stlm_core.data.manifest import Manifest, ManifestRow
+from stlm_core.errors import UserError
+from stlm_core.files import write_bytes_atomic
+from stlm_core.models.detector import Detector, load_detector
+from stlm_core.models.pyramid_decoder import PyramidDecoder
+from stlm_core.progress import progress
+from stlm_core.seeding import derive_rng
+from stlm_core.steps.training import to_device
+from stlm_core.training.losses import aggregation_loss, mask_to_grid
+from stlm_core.training.optimisation import (
+    autocast_dtype,
+    build_optimiser,
+    pick_device,
+    schedule_factor,
+    set_learning_rate,
+)
+from stlm_core.training_settings import FaConfig, OptimiserConfig
+
+STEPS = 400
+_BATCH = 8  # half of them defective
+_FA = FaConfig(  # as in profile `fast`
+    focal_gamma=2.0, focal_weight=5.0, dice_weight=0.5, optimiser=OptimiserConfig(lr=1e-3, weight_decay=1e-2)
+)
+_COLUMNS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO@0.3"}
+Lesson = tuple[Tensor, Tensor]  # image uint8 (S, S, 3) and its mask (S/2, S/2), 0 or 1
+Half = Sequence[ManifestRow]
+
+
+def run_taught(results: Path, line: Line, model: Path, top_pixels: int, seed: int, steps: int = STEPS) -> str:
+    """Measure the detector as it is, and its decoder taught with the real defects of other parts.
+
+    Both are measured half by half, and the mean of the two halves is told. Writes ``taught-<line>.json`` and ``.md``;
+    returns the latter's text. ``model``: ``detector.safetensors`` of ``train-fa``.
+
+    Raises:
+        UserError: the file is no detector of this project, or has no decoder; the line's defects have no masks, or are
+            all of one part.
+    """
+    if not isinstance(load_detector(model).aggregation, PyramidDecoder):
+        raise UserError(f"{model}: this detector has no decoder; `model.aggregation` of its line was not `decoder`")
+    manifest = validated(results, line)
+    halves = divide(manifest.test(), seed)
+    found: dict[str, list[dict[str, float]]] = {"as it is": [], "taught with real defects": []}
+    for learned, measured in (halves, halves[::-1]):
+        shipped = load_detector(model, top_pixels).to(pick_device())
+        found["as it is"].append(detector_figures(shipped, manifest, measured))
+        detector = load_detector(model, top_pixels, "fa-alone")
+        good = [row for row in manifest.rows if row.split == "train"]
+        teach(detector, _lessons(detector, manifest, [*good, *learned]), seed, steps)
+        found["taught with real defects"].append(detector_figures(detector, manifest, measured))
+    content = {"line": line.name, "seed": seed, "steps": steps, "halves": found}
+    told = to_markdown({name: _mean(figures) for name, figures in found.items()})
+    write_bytes_atomic(results / f"taught-{line.name}.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_bytes_atomic(results / f"taught-{line.name}.md", told.encode())
+    return told
+
+
+def divide(test: Sequence[ManifestRow], seed: int) -> tuple[Half, Half]:
+    """The test images in two halves that share no part, an image without one being its own; each defect type and the
+    good images are divided as evenly as parts allow.
+
+    Raises:
+        UserError: a defective image has no mask, or a half would have no good or no defective image.
+    """
+    if lacking := [row.path for row in test if row.label and not row.mask_path]:
+        raise UserError(f"{lacking[0]}: has no mask, and real defects are taught by their masks")
+    kinds: dict[str, str] = {}
+    for row in sorted(test, key=lambda row: row.label):  # a part that shows a defect counts as one of these
+        kinds[row.group or row.path] = row.defect_type
+    first: set[str] = set()
+    rng = derive_rng("taught", seed)
+    for number, kind in enumerate(sorted(set(kinds.values()))):
+        parts = sorted(part for part, own in kinds.items() if own == kind)
+        chosen = rng.permutation(len(parts))[: (len(parts) + number % 2) // 2]
+        first.update(parts[place] for place in chosen)
+    one = [row for row in test if (row.group or row.path) in first]
+    other = [row for row in test if (row.group or row.path) not in first]
+    if any({row.label for row in half} != {0, 1} for half in (one, other)):
+        raise UserError(
+            "the test images cannot be divided: both halves need good and defective images of parts of their own"
+        )
+    return one, other
+
+
+def teach(detector: Detector, lessons: tuple[list[Lesson], list[Lesson]], seed: int, steps: int) -> None:
+    """Train a new decoder for ``detector`` on good and defective ``lessons``, in batches of as many of both, each
+    mirrored and turned by quarters at random; leaves it in eval mode."""
+    device = pick_device()
+    torch.manual_seed(seed)
+    detector.aggregation = PyramidDecoder(detector.facts.denoising)
+    to_device(detector, device)
+    detector.streams.requires_grad_(False)
+    optimiser = build_optimiser(_FA.optimiser, [(detector.aggregation.parameters(), _FA.optimiser.lr)])
+    dtype = autocast_dtype("auto", device)
+    detector.train()
+    detector.streams.eval()
+    with progress("teach", steps) as shown:
+        for step in range(steps):
+            set_learning_rate(optimiser, schedule_factor(_FA.optimiser, step, steps))
+            images, masks = _batch(lessons, derive_rng("taught batch", seed, step))
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                logits = detector.aggregation(detector.streams(detector.preprocess(images.to(device))))
+                loss = aggregation_loss(logits, masks.to(device), _FA)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(detector.aggregation.parameters(), 1.0)
+            optimiser.step()
+            shown.advance(1, f"loss {float(loss.detach()):.4f}")
+    detector.eval()
+
+
+def to_markdown(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The table, in percent."""
+    body = [[name, *(percent(figures.get(column)) for column in _COLUMNS)] for name, figures in found.items()]
+    return markdown(["decoder", *_COLUMNS.values()], body)
+
+
+def _lessons(detector: Detector, manifest: Manifest, rows: Half) -> tuple[list[Lesson], list[Lesson]]:
+    lessons: tuple[list[Lesson], list[Lesson]] = ([], [])
+    side, covered = detector.facts.size, PyramidDecoder.covered
+    for row in rows:
+        image, mask = load_pair(manifest, row)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        small = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        marked = torch.from_numpy(np.zeros(image.shape[:2], np.uint8) if mask is None else mask.view(np.uint8))
+        grid = mask_to_grid(marked[None], side // 2, side // 2, covered)[0]
+        lessons[row.label].append((small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8), grid))
+    return lessons
+
+
+def _batch(lessons: tuple[list[Lesson], list[Lesson]], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    images, masks = [], []
+    for kind in lessons:
+        for place in rng.integers(len(kind), size=_BATCH // 2):
+            moved = _moved(int(rng.integers(4)), bool(rng.integers(2)))
+            image, mask = kind[int(place)]
+            images.append(moved(image))
+            masks.append(moved(mask))
+    return torch.stack(images), torch.stack(masks)
+
+
+def _moved(quarters: int, mirrored: bool) -> Callable[[Tensor], Tensor]:
+    """A turn by quarters, then perhaps a mirror, of the first two dimensions."""
+
+    def move(one: Tensor) -> Tensor:
+        turned = torch.rot90(one, quarters, (0, 1))
+        return turned.flip(1) if mirrored else turned
+
+    return move
+
+
+def _mean(halves: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([half[name] for half in halves])) for name in _COLUMNS}
