@@ -110,7 +110,10 @@ def make_project(folder: Path, environment: dict[str, str]) -> VersionedProject:
     project.dvc("init", "--quiet")
     (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n    check_update = false\n")
     (folder / ".gitignore").write_text("/data/?*\n!/data/lines/\n")
-    line = {name: {} for name in SECTIONS} | {"profile": "fast", "data": {"path": IMAGES.as_posix(), "format": "folder"}}
+    line = {name: {} for name in SECTIONS} | {
+        "profile": "fast",
+        "data": {"path": IMAGES.as_posix(), "format": "folder"},
+    }
     tree = {"defaults": {}, "profiles": {"fast": {}}, "lines": {LINE: line}}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     return project
