@@ -139,8 +139,12 @@ def _captures(config: LineConfig, manifest: Manifest) -> CaptureRange:
     """What is ordinary, from good images that are not for the test, evenly chosen."""
     good = [*manifest.train(), *manifest.validation(), *manifest.calibration()]
     some = good[:: -(-len(good) // _CAPTURE_IMAGES)]
-    images = (row_image(manifest, row, config.data.max_pixels) for row in some)
-    return ordinary_captures([measure_capture(pixels, config.image.size) for pixels in images])
+    measured = []
+    with progress("light and focus", len(some)) as shown:
+        for row in some:
+            measured.append(measure_capture(row_image(manifest, row, config.data.max_pixels), config.image.size))
+            shown.advance()
+    return ordinary_captures(measured)
 
 
 def _making(config: LineConfig, manifest: Manifest, detector: Detector, revision: str) -> Making:
