@@ -4,7 +4,7 @@
 
 The contenders take turns, so that a machine busy with other work slows all of them alike; medians count. "cpu ms" is
 processor time of all threads, which waiting for a busy core does not lengthen; the ratio is of processor times,
-bfloat16 to float32. Teacher: one view of profile `fast` (256 px) at half LiteMedSAM's own size, the profile's
+bfloat16 to float32. Teacher: one view of profile `two-students` (256 px) at half LiteMedSAM's own size, the profile's
 `teacher.input_size`, and at its own. Step: forward, backward and update of the joint training of streams and FA, a
 batch of 4 at 256 px. Weights do not matter for the time, so none are read.
 """

@@ -32,7 +32,7 @@ from stlm_core.teachers.registry import load_teacher
 from stlm_core.training.losses import mask_to_grid
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIZE, GRID = 256, 16  # of profile `fast`
+SIZE, GRID = 256, 16  # of profile `two-students`
 PAIRS = 200_000
 
 

@@ -3,7 +3,8 @@
 The parts of the test split are divided in two. The decoder of a finished detector starts anew and learns the masks of
 one half, beside the good images, and is measured on the other; then the other way round. It has seen defects, so its
 figures are no result: they say whether a figure that is missed is missed for the teacher's features, or for not
-knowing what the line's defects look like.
+knowing what the line's defects look like. The memory is not asked, as it knows nothing of defects; the detector as it
+is and its decoder alone are measured on the same halves.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.accuracy.figures import detector_figures
-from benchmarks.accuracy.lines import Line, load_pair, validated
+from benchmarks.accuracy.lines import REPOSITORY, Line, load_pair, validated
 from benchmarks.accuracy.table import markdown, percent
+from stlm_core.data.images import resize_to
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
 from stlm_core.files import write_bytes_atomic
-from stlm_core.models.detector import Detector, load_detector
+from stlm_core.models.detector import Detector, MapSource, load_detector
 from stlm_core.models.pyramid_decoder import PyramidDecoder
 from stlm_core.progress import progress
 from stlm_core.seeding import derive_rng
@@ -36,22 +38,23 @@ from stlm_core.training.optimisation import (
     schedule_factor,
     set_learning_rate,
 )
-from stlm_core.training_settings import FaConfig, OptimiserConfig
+from stlm_core.training_settings import FaConfig
 
 STEPS = 400
 _BATCH = 8  # half of them defective
-_FA = FaConfig(  # as in profile `fast`
-    focal_gamma=2.0, focal_weight=5.0, dice_weight=0.5, optimiser=OptimiserConfig(lr=1e-3, weight_decay=1e-2)
-)
+_PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+_FA = FaConfig(**_PARAMS["profiles"]["fast"]["fa"])
+_AS_IT_IS, _ALONE, _TAUGHT = "detector as it is", "its decoder alone", "its decoder alone, taught with real defects"
 _COLUMNS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO@0.3"}
+_CLIP_NORM = 1.0
 Lesson = tuple[Tensor, Tensor]  # image uint8 (S, S, 3) and its mask (S/2, S/2), 0 or 1
 Half = Sequence[ManifestRow]
 
 
 def run_taught(results: Path, line: Line, model: Path, top_pixels: int, seed: int, steps: int = STEPS) -> str:
-    """Measure the detector as it is, and its decoder taught with the real defects of other parts.
+    """Measure the detector as it is, its decoder alone, and this decoder taught with the real defects of other parts.
 
-    Both are measured half by half, and the mean of the two halves is told. Writes ``taught-<line>.json`` and ``.md``;
+    All are measured half by half, and the mean of the two halves is told. Writes ``taught-<line>.json`` and ``.md``;
     returns the latter's text. ``model``: ``detector.safetensors`` of ``train-fa``.
 
     Raises:
@@ -62,14 +65,15 @@ def run_taught(results: Path, line: Line, model: Path, top_pixels: int, seed: in
         raise UserError(f"{model}: this detector has no decoder; `model.aggregation` of its line was not `decoder`")
     manifest = validated(results, line)
     halves = divide(manifest.test(), seed)
-    found: dict[str, list[dict[str, float]]] = {"as it is": [], "taught with real defects": []}
+    found: dict[str, list[dict[str, float]]] = {_AS_IT_IS: [], _ALONE: [], _TAUGHT: []}
+    sources: dict[str, MapSource] = {_AS_IT_IS: "fa", _ALONE: "fa-alone"}
     for learned, measured in (halves, halves[::-1]):
-        shipped = load_detector(model, top_pixels).to(pick_device())
-        found["as it is"].append(detector_figures(shipped, manifest, measured))
+        for name, source in sources.items():
+            shipped = load_detector(model, top_pixels, source).to(pick_device())
+            found[name].append(detector_figures(shipped, manifest, measured))
         detector = load_detector(model, top_pixels, "fa-alone")
-        good = [row for row in manifest.rows if row.split == "train"]
-        teach(detector, _lessons(detector, manifest, [*good, *learned]), seed, steps)
-        found["taught with real defects"].append(detector_figures(detector, manifest, measured))
+        teach(detector, _lessons(detector, manifest, [*manifest.train(), *learned]), seed, steps)
+        found[_TAUGHT].append(detector_figures(detector, manifest, measured))
     content = {"line": line.name, "seed": seed, "steps": steps, "halves": found}
     told = to_markdown({name: _mean(figures) for name, figures in found.items()})
     write_bytes_atomic(results / f"taught-{line.name}.json", (json.dumps(content, indent=2) + "\n").encode())
@@ -113,7 +117,7 @@ def teach(detector: Detector, lessons: tuple[list[Lesson], list[Lesson]], seed: 
     to_device(detector, device)
     detector.streams.requires_grad_(False)
     optimiser = build_optimiser(_FA.optimiser, [(detector.aggregation.parameters(), _FA.optimiser.lr)])
-    dtype = autocast_dtype("auto", device)
+    dtype = torch.bfloat16 if autocast_dtype("auto", device) is torch.bfloat16 else None  # float16 would need a scaler
     detector.train()
     detector.streams.eval()
     with progress("teach", steps) as shown:
@@ -125,7 +129,7 @@ def teach(detector: Detector, lessons: tuple[list[Lesson], list[Lesson]], seed: 
                 loss = aggregation_loss(logits, masks.to(device), _FA)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(detector.aggregation.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(detector.aggregation.parameters(), _CLIP_NORM)
             optimiser.step()
             shown.advance(1, f"loss {float(loss.detach()):.4f}")
     detector.eval()
@@ -134,7 +138,7 @@ def teach(detector: Detector, lessons: tuple[list[Lesson], list[Lesson]], seed: 
 def to_markdown(found: Mapping[str, Mapping[str, float]]) -> str:
     """The table, in percent."""
     body = [[name, *(percent(figures.get(column)) for column in _COLUMNS)] for name, figures in found.items()]
-    return markdown(["decoder", *_COLUMNS.values()], body)
+    return markdown(["what", *_COLUMNS.values()], body)
 
 
 def _lessons(detector: Detector, manifest: Manifest, rows: Half) -> tuple[list[Lesson], list[Lesson]]:
@@ -142,11 +146,9 @@ def _lessons(detector: Detector, manifest: Manifest, rows: Half) -> tuple[list[L
     side, covered = detector.facts.size, PyramidDecoder.covered
     for row in rows:
         image, mask = load_pair(manifest, row)
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        small = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=True)
         marked = torch.from_numpy(np.zeros(image.shape[:2], np.uint8) if mask is None else mask.view(np.uint8))
         grid = mask_to_grid(marked[None], side // 2, side // 2, covered)[0]
-        lessons[row.label].append((small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8), grid))
+        lessons[row.label].append((torch.from_numpy(resize_to(image, side)), grid))
     return lessons
 
 
@@ -172,4 +174,7 @@ def _moved(quarters: int, mirrored: bool) -> Callable[[Tensor], Tensor]:
 
 
 def _mean(halves: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([half[name] for half in halves])) for name in _COLUMNS}
+    """Of the figures that both halves have."""
+    return {
+        name: float(np.mean([half[name] for half in halves])) for name in _COLUMNS if all(name in h for h in halves)
+    }

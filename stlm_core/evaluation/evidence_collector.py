@@ -21,7 +21,7 @@ LEVELS = (BINS >> _COARSER) + 1
 # False positive rates at which thresholds are wanted: dense where AUPRO is integrated and the curve is steep, some
 # beyond, because a resampling moves the rates.
 _RATES = np.concatenate([0.35 * np.linspace(0, 1, 96) ** 3, np.linspace(0.36, 1, 16)])
-_IN_MEMORY = 1 << 26  # bytes of counts before they move to a file without a name
+_IN_MEMORY = 1 << 26  # bytes of counts before they move to a file without a name in the system's temporary folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _Kept:
     """Counts of one image after the other, in the order they came: a few kilobytes each, which are read once."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with the collector
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed when read
         self._lengths: list[int] = []
 
     def append(self, counts: npt.NDArray[np.float64]) -> None:
@@ -52,16 +52,18 @@ class _Kept:
         self._file.write(levels.astype(np.uint16).tobytes() + counts[levels].astype(np.float32).tobytes())
         self._lengths.append(len(levels))
 
-    def __iter__(self) -> Iterator[_Sparse]:
-        self._file.seek(0)
-        for length in self._lengths:
-            levels = np.frombuffer(self._file.read(2 * length), np.uint16)
-            yield _Sparse(levels, np.frombuffer(self._file.read(4 * length), np.float32))
+    def read_once(self) -> Iterator[_Sparse]:
+        """Everything kept; nothing is left afterwards."""
+        with self._file as file:
+            file.seek(0)
+            for length in self._lengths:
+                levels = np.frombuffer(file.read(2 * length), np.uint16)
+                yield _Sparse(levels, np.frombuffer(file.read(4 * length), np.float32))
 
 
 class EvidenceCollector:
-    """Some 2 KiB an image, whatever its size, and beyond 64 MiB a few on the disk until the thresholds can be chosen,
-    when all images have been seen."""
+    """Some 2 KiB an image in memory, whatever its size. The counts of its map, up to 12 KiB, wait until the thresholds
+    can be chosen, when all images have been seen: two times 64 MiB of them in memory, any more on the disk."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, str, int, str, float, bool]] = []
@@ -104,14 +106,14 @@ class EvidenceCollector:
         self._counts.append((len(normal), regions))
 
     def build(self) -> Evidence:
-        """Everything seen."""
+        """Everything seen. To be called once: the counts are gone afterwards."""
         chosen, thresholds = self._thresholds()
         columns = list(zip(*self._rows, strict=True)) or [()] * 7
         number = len(self._rows)
         counts = np.array(self._counts, dtype=np.int64).reshape(number, 2)
         false_positives = np.zeros((number, len(chosen)), np.uint32)
         overlap = np.zeros((number, len(chosen)), np.float32)
-        for row, (normal, regions) in enumerate(zip(self._normal, self._regions, strict=True)):
+        for row, (normal, regions) in enumerate(zip(self._normal.read_once(), self._regions.read_once(), strict=True)):
             # float32 rounds counts beyond 16 million a level
             false_positives[row] = np.minimum(np.rint(normal.at_or_above(chosen)), counts[row, 0])
             overlap[row] = regions.at_or_above(chosen)

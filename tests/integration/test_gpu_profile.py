@@ -1,4 +1,4 @@
-"""Profile `gpu` differs from the processor's in numbers only, and its graph trains."""
+"""Profile `gpu`: its graph on the paper's grid trains."""
 
 from __future__ import annotations
 

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from line_project import mvtec_dataset
 
-from benchmarks.accuracy.lines import Line
+from benchmarks.accuracy.figures import detector_figures
+from benchmarks.accuracy.lines import Line, validated
 from benchmarks.accuracy.taught import divide, run_taught, teach
 from stlm_core.data.manifest import ManifestRow
 from stlm_core.errors import UserError
-from stlm_core.models.detector import Detector, DetectorFacts, save_detector
+from stlm_core.models.detector import Detector, DetectorFacts, load_detector, save_detector
 
 FACTS = DetectorFacts(32, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=False)
 
@@ -86,13 +87,19 @@ def test_what_is_taught_is_learned() -> None:
 
 def test_both_halves_are_measured_with_and_without_what_they_were_taught(tmp_path: Path) -> None:
     line = Line("part", mvtec_dataset(tmp_path / "part"), "mvtec", {"validate": {"min_train_images": 2}})
-    told = run_taught(tmp_path, line, written(tmp_path), 5, 0, 2)
-    assert "taught with real defects" in told
+    model = written(tmp_path)
+    told = run_taught(tmp_path, line, model, 5, 0, 2)
     content = json.loads((tmp_path / "taught-part.json").read_text())
     assert content["steps"] == 2
-    for halves in content["halves"].values():
-        assert len(halves) == 2
-        assert all(0 <= half[name] <= 1 for half in halves for name in ("image_auroc", "pixel_ap", "aupro_30"))
+    shipped, alone, taught = content["halves"].values()
+    assert all(name in told for name in content["halves"])
+
+    manifest = validated(tmp_path, line)
+    detector = load_detector(model, 5)
+    expected = [detector_figures(detector, manifest, half) for half in reversed(divide(manifest.test(), 0))]
+    for found in (shipped, alone):  # one and the same, as there is no memory
+        assert [pytest.approx(half) for half in expected] == found
+    assert [half["pixel_ap"] for half in taught] != [half["pixel_ap"] for half in shipped]
 
 
 def test_a_detector_without_a_decoder_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,13 @@ def test_what_regions_do_where_there_are_no_normal_pixels_is_not_lost() -> None:
 def test_counts_that_moved_to_the_disk_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, masks = _smooth(0, 12)
     in_memory, _ = _both(maps, masks)
+    moved = []
+    rollover = tempfile.SpooledTemporaryFile.rollover
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda file: (moved.append(file), rollover(file)))
     monkeypatch.setattr("stlm_core.evaluation.evidence_collector._IN_MEMORY", 1000)
     on_disk, _ = _both(maps, masks)
+    assert len(moved) == 2
+    assert all(file.closed for file in moved)
     for each in fields(Evidence):
         assert np.array_equal(getattr(on_disk, each.name), getattr(in_memory, each.name)), each.name
 
