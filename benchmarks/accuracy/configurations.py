@@ -28,6 +28,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "default": Configuration(),
     "decoder-alone": Configuration({"evaluate": {"map_source": "fa-alone"}}, weights_of="default"),
     "memory-alone": Configuration({"evaluate": {"map_source": "tlm"}}, weights_of="default"),
+    "balanced": Configuration({"profile": "balanced"}),
     "best": Configuration({"profile": "best"}),
     # One change to the default each.
     "perlin": Configuration({"synthesize": {"families": ["perlin"]}}),
