@@ -10,7 +10,8 @@ is and its decoder alone are measured on the same halves.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +28,11 @@ from stlm_core.errors import UserError
 from stlm_core.files import write_bytes_atomic
 from stlm_core.models.detector import Detector, MapSource, load_detector
 from stlm_core.models.pyramid_decoder import PyramidDecoder
-from stlm_core.progress import progress
 from stlm_core.seeding import derive_rng
 from stlm_core.steps.training import to_device
+from stlm_core.training.loop import SELECTION, run_loop
 from stlm_core.training.losses import aggregation_loss, mask_to_grid
-from stlm_core.training.optimisation import (
-    autocast_dtype,
-    build_optimiser,
-    pick_device,
-    schedule_factor,
-    set_learning_rate,
-)
+from stlm_core.training.optimisation import build_optimiser, pick_device
 from stlm_core.training_settings import FaConfig
 
 STEPS = 400
@@ -46,7 +41,6 @@ _PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"
 _FA = FaConfig(**_PARAMS["profiles"]["fast"]["fa"])
 _AS_IT_IS, _ALONE, _TAUGHT = "detector as it is", "its decoder alone", "its decoder alone, taught with real defects"
 _COLUMNS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO@0.3"}
-_CLIP_NORM = 1.0
 Lesson = tuple[Tensor, Tensor]  # image uint8 (S, S, 3) and its mask (S/2, S/2), 0 or 1
 Half = Sequence[ManifestRow]
 
@@ -108,30 +102,37 @@ def divide(test: Sequence[ManifestRow], seed: int) -> tuple[Half, Half]:
     return one, other
 
 
+class _Teaching:
+    """The task of :func:`~stlm_core.training.loop.run_loop`: a decoder's weights alone are trained."""
+
+    def __init__(self, detector: Detector, lessons: tuple[list[Lesson], list[Lesson]], seed: int) -> None:
+        self.module, self._lessons, self._seed = detector, lessons, seed
+        detector.streams.requires_grad_(False)
+        self.optimiser = build_optimiser(_FA.optimiser, [(detector.aggregation.parameters(), _FA.optimiser.lr)])
+
+    def train_mode(self) -> None:
+        self.module.train()
+        self.module.streams.eval()
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        images, masks = _batch(self._lessons, derive_rng("taught batch", self._seed, step))
+        seen = self.module.preprocess(images.to(pick_device()))
+        logits = self.module.aggregation(self.module.streams(seen))
+        return {"total": aggregation_loss(logits, masks.to(logits.device), _FA)}
+
+    def validate(self) -> dict[str, float]:
+        return {SELECTION: 0.0}  # nothing is chosen: the last weights are kept
+
+
 def teach(detector: Detector, lessons: tuple[list[Lesson], list[Lesson]], seed: int, steps: int) -> None:
     """Train a new decoder for ``detector`` on good and defective ``lessons``, in batches of as many of both, each
     mirrored and turned by quarters at random; leaves it in eval mode."""
     device = pick_device()
     torch.manual_seed(seed)
     detector.aggregation = PyramidDecoder(detector.facts.denoising)
-    to_device(detector, device)
-    detector.streams.requires_grad_(False)
-    optimiser = build_optimiser(_FA.optimiser, [(detector.aggregation.parameters(), _FA.optimiser.lr)])
-    dtype = torch.bfloat16 if autocast_dtype("auto", device) is torch.bfloat16 else None  # float16 would need a scaler
-    detector.train()
-    detector.streams.eval()
-    with progress("teach", steps) as shown:
-        for step in range(steps):
-            set_learning_rate(optimiser, schedule_factor(_FA.optimiser, step, steps))
-            images, masks = _batch(lessons, derive_rng("taught batch", seed, step))
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                logits = detector.aggregation(detector.streams(detector.preprocess(images.to(device))))
-                loss = aggregation_loss(logits, masks.to(device), _FA)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(detector.aggregation.parameters(), _CLIP_NORM)
-            optimiser.step()
-            shown.advance(1, f"loss {float(loss.detach()):.4f}")
+    settings = _FA.model_copy(update={"steps": steps, "validate_every": steps, "checkpoint_every": steps})
+    with tempfile.TemporaryDirectory() as folder:
+        run_loop(_Teaching(to_device(detector, device), lessons, seed), "teach", settings, Path(folder), device)
     detector.eval()
 
 
@@ -156,21 +157,11 @@ def _batch(lessons: tuple[list[Lesson], list[Lesson]], rng: np.random.Generator)
     images, masks = [], []
     for kind in lessons:
         for place in rng.integers(len(kind), size=_BATCH // 2):
-            moved = _moved(int(rng.integers(4)), bool(rng.integers(2)))
-            image, mask = kind[int(place)]
-            images.append(moved(image))
-            masks.append(moved(mask))
+            quarters, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+            image, mask = (torch.rot90(one, quarters) for one in kind[int(place)])
+            images.append(image.flip(1) if mirrored else image)
+            masks.append(mask.flip(1) if mirrored else mask)
     return torch.stack(images), torch.stack(masks)
-
-
-def _moved(quarters: int, mirrored: bool) -> Callable[[Tensor], Tensor]:
-    """A turn by quarters, then perhaps a mirror, of the first two dimensions."""
-
-    def move(one: Tensor) -> Tensor:
-        turned = torch.rot90(one, quarters, (0, 1))
-        return turned.flip(1) if mirrored else turned
-
-    return move
 
 
 def _mean(halves: Sequence[Mapping[str, float]]) -> dict[str, float]:
