@@ -123,7 +123,8 @@ class SynthesizeConfig(Section):
     one of them instead of the clean view; ``beta_max`` upper end of the uniform blend factor;
     ``perlin_max_exponent`` the largest power of two of the noise scale per axis; ``perlin_threshold`` the noise,
     in [-1, 1], above which a pixel is anomalous; ``textures`` a folder of images, or null for the embedded
-    procedural set; ``rotation`` the pose policy of the line: none, small (+-5 degrees), quarter turns, or any.
+    procedural set; ``rotation`` the pose policy of the line: none, small (+-5 degrees), quarter turns, any, or auto,
+    which finds out from the good images whether they are turned against each other (docs/decisions/0023).
 
     Beyond the paper (docs/decisions/0016): ``families`` are the kinds of anomaly that are drawn, of which ``perlin`` is
     the paper's; ``fresh`` draws a new pose, light and anomaly in every training step instead of keeping K variants, and
@@ -141,7 +142,7 @@ class SynthesizeConfig(Section):
     perlin_max_exponent: int = Field(5, ge=0, le=8)
     perlin_threshold: float = Field(0.5, gt=0, lt=1)
     textures: str | None = None
-    rotation: Literal["none", "small", "quarter", "any"] = "none"
+    rotation: Literal["auto", "none", "small", "quarter", "any"] = "none"
     families: tuple[FamilyName, ...] = Field(("perlin",), min_length=1)
     fresh: bool = False
     light: Fraction = Field(0.0, ge=0, le=0.5)

@@ -10,6 +10,7 @@ from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.build import build_bank
 from stlm_core.synthesis.plan import SourceImage
+from stlm_core.synthesis.pose import read_pose
 from stlm_core.synthesis.preview import write_preview
 from stlm_core.synthesis.textures import open_textures
 
@@ -44,10 +45,24 @@ def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False)
         anomalous = bank.index[bank.index["variant"] > 0]
         return (
             f"{len(bank)} views of {bank.index['path'].nunique()} images, {len(anomalous)} of them pseudo-anomalous "
-            f"(mean area {anomalous['mask_fraction'].mean():.1%})"
+            f"(mean area {anomalous['mask_fraction'].mean():.1%})" + _rotation(settings.rotation, folder)
         )
 
     return run_step("synthesize", config, SECTIONS, inputs, workspace.folder("synthesize"), work, force=force)
+
+
+def _rotation(setting: str, folder: Path) -> str:
+    """What ``synthesize.rotation: auto`` has found."""
+    if setting != "auto":
+        return ""
+    pose = read_pose(folder)
+    if pose.rest is None:
+        return "; too few images to see how the parts lie: not turned"
+    said = {
+        "any": "the parts lie in any direction: turned at random",
+        "quarter": "the parts are turned by quarters: turned so, too",
+    }
+    return "; " + said.get(pose.policy, "the parts lie one way, or look the same from all sides: not turned")
 
 
 def _sources(manifest: Manifest) -> list[SourceImage]:

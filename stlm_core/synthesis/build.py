@@ -26,6 +26,7 @@ from stlm_core.synthesis.bank import INDEX, INDEX_COLUMNS, MASKS, VIEWS, ArrayWr
 from stlm_core.synthesis.mixture import anomaly
 from stlm_core.synthesis.packed_textures import TEXTURES, pack_textures
 from stlm_core.synthesis.plan import PlannedImage, SourceImage, plan_views
+from stlm_core.synthesis.pose import LOOKED_AT, Pose, find_pose
 from stlm_core.synthesis.rotation import rotate
 from stlm_core.synthesis.textures import TextureSource, held_back
 
@@ -81,21 +82,28 @@ def build_bank(
         UserError: no image is given, one is unreadable or has changed since it was validated, or a texture is
             unreadable.
     """
-    plans = plan_views(sources, settings)
-    if not plans:
+    if not sources:
         raise UserError(f"{root}: no good training or validation images; see the validate step's report")
+
+    def original(source: SourceImage) -> npt.NDArray[np.uint8]:
+        path = root / source.path
+        if sha256_file(path) != source.sha256:
+            raise UserError(f"{path}: has changed since it was validated; run `stlm validate` again")
+        return resize_to(read_image(path, max_pixels), size)
+
+    workers = workers or len(os.sched_getaffinity(0))
+    with _opencv_threads(1):
+        pose = Pose(settings.rotation) if settings.rotation != "auto" else _found_pose(sources, original, workers)
+    pose.write(folder)
+    plans = plan_views(sources, settings, pose.policy)
     for_training: TextureSource | None = None
     if settings.fresh:
         for_training, textures = held_back(textures)
     pack_textures(folder / TEXTURES, for_training, size)
-    workers = workers or len(os.sched_getaffinity(0))
     total = sum(len(plan.views) for plan in plans)
 
     def work(plan: PlannedImage) -> RenderedImage:
-        path = root / plan.source.path
-        if sha256_file(path) != plan.source.sha256:
-            raise UserError(f"{path}: has changed since it was validated; run `stlm validate` again")
-        return render(plan, resize_to(read_image(path, max_pixels), size), textures, settings)
+        return render(plan, original(plan.source), textures, settings)
 
     rows: list[dict[str, object]] = []
     with (
@@ -112,6 +120,16 @@ def build_bank(
     index = pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(INDEX_COLUMNS)
     index.to_parquet(folder / INDEX, index=False)
     return Bank.open(folder)
+
+
+def _found_pose(
+    sources: Sequence[SourceImage], original: Callable[[SourceImage], npt.NDArray[np.uint8]], workers: int
+) -> Pose:
+    """By at most 64 of the images, evenly from all."""
+    by_path = sorted(sources, key=lambda source: source.path)
+    step = max(1, len(by_path) / LOOKED_AT)
+    some = [by_path[int(place * step)] for place in range(min(len(by_path), LOOKED_AT))]
+    return find_pose(_ordered_map(original, some, workers))
 
 
 def _index_rows(plan: PlannedImage, rendered: RenderedImage) -> Iterator[dict[str, object]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from stlm_core.seeding import derive_seed
 from stlm_core.settings import SynthesizeConfig
-from stlm_core.synthesis.rotation import draw_rotation
+from stlm_core.synthesis.rotation import RotationPolicy, draw_rotation
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,13 @@ class PlannedImage:
     views: tuple[PlannedView, ...]
 
 
-def plan_views(sources: Sequence[SourceImage], settings: SynthesizeConfig) -> list[PlannedImage]:
+def plan_views(
+    sources: Sequence[SourceImage], settings: SynthesizeConfig, rotation: RotationPolicy
+) -> list[PlannedImage]:
     """The views of every image: the clean one, K variants, and before a variant its clean pose if that is a new one.
 
-    With ``settings.fresh`` the training images have no variants: theirs are drawn while training.
+    With ``settings.fresh`` the training images have no variants: theirs are drawn while training. ``rotation``: that of
+    ``settings``, or what was found where they say ``auto``.
 
     A variant's seed depends on the configured seed, the image's bytes and the variant's number, never on the other
     images or their order; only the row numbers do.
@@ -60,7 +63,7 @@ def plan_views(sources: Sequence[SourceImage], settings: SynthesizeConfig) -> li
         for variant in range(1, variants + 1):
             seed = derive_seed("synthesize", settings.seed, source.sha256, variant)
             pose_seed = derive_seed("pose", seed)
-            degrees = draw_rotation(settings.rotation, np.random.default_rng(pose_seed))
+            degrees = draw_rotation(rotation, np.random.default_rng(pose_seed))
             if degrees not in pose_rows:
                 pose_rows[degrees] = row + len(views)
                 views.append(PlannedView(row + len(views), 0, row + len(views), degrees, pose_seed))

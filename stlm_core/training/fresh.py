@@ -12,6 +12,7 @@ from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.camera import Camera, draw_camera
 from stlm_core.synthesis.mixture import anomaly
 from stlm_core.synthesis.packed_textures import TEXTURES, PackedTextures
+from stlm_core.synthesis.pose import read_pose
 from stlm_core.synthesis.rotation import draw_rotation, rotate
 
 Images = npt.NDArray[np.uint8]
@@ -21,17 +22,19 @@ class FreshViews:
     """Draws for the bank in ``folder``; what is drawn follows from the seed, the step and the place in the batch.
 
     Raises:
-        UserError: the bank has no packed textures: it was made without ``synthesize.fresh``.
+        UserError: the bank has no packed textures: it was made without ``synthesize.fresh``; or with
+            ``synthesize.rotation: auto`` no pose.
     """
 
     def __init__(self, folder: Path, settings: SynthesizeConfig) -> None:
         self._textures, self._settings = PackedTextures(folder / TEXTURES), settings
+        self._rotation = read_pose(folder).policy if settings.rotation == "auto" else settings.rotation
 
     @property
     def varied(self) -> bool:
         """Whether :meth:`again` can show another image than it is given."""
         allowed = self._settings
-        moved = allowed.rotation != "none" or allowed.shift > 0
+        moved = self._rotation != "none" or allowed.shift > 0
         return moved or allowed.light > 0 or allowed.blur > 0 or allowed.jpeg_quality < 100
 
     def draw(
@@ -60,6 +63,6 @@ class FreshViews:
         return camera.photographed(scene)
 
     def _scene(self, image: Images, rng: np.random.Generator) -> tuple[Images, Camera]:
-        posed = rotate(image, draw_rotation(self._settings.rotation, rng))
+        posed = rotate(image, draw_rotation(self._rotation, rng))
         camera = draw_camera(self._settings, len(image), rng)
         return camera.lit(posed), camera

@@ -15,14 +15,18 @@ import pytest
 from PIL import Image
 
 from stlm_core.errors import UserError
+from stlm_core.files import sha256_file
 from stlm_core.seeding import derive_seed
 from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.bank import INDEX_COLUMNS, ArrayReader, ArrayWriter, Bank
 from stlm_core.synthesis.build import build_bank
 from stlm_core.synthesis.plan import SourceImage, plan_views
+from stlm_core.synthesis.pose import read_pose
 from stlm_core.synthesis.preview import write_preview
 from stlm_core.synthesis.rotation import rotate
 from stlm_core.synthesis.textures import ProceduralTextures
+
+from .conftest import part_image
 
 Line = tuple[Path, list[SourceImage]]
 _counter = itertools.count()
@@ -112,9 +116,28 @@ def test_rotated_variants_have_a_clean_counterpart_in_their_pose(line: Line, pol
             np.testing.assert_array_equal(bank.views([row.view])[0], rotate(upright, row.degrees))
 
 
+@pytest.mark.parametrize(("by", "policy"), [(0.0, "none"), (90.0, "quarter"), (37.0, "any")])
+def test_auto_turns_the_parts_as_they_lie(tmp_path: Path, by: float, policy: str) -> None:
+    root = tmp_path / "turned"
+    root.mkdir()
+    sources = []
+    for number in range(12):
+        image = part_image(0)
+        image[10:40, 44:52] = 20  # a pointer
+        Image.fromarray(rotate(image, by * number)).save(root / f"{number:02}.png")
+        sources.append(SourceImage(f"{number:02}.png", sha256_file(root / f"{number:02}.png"), "train"))
+    bank = build((root, sources), rotation="auto")
+    assert read_pose(bank.folder).policy == policy
+    assert (bank.index["degrees"].nunique() > 1) == (policy != "none")
+    if policy != "none":
+        assert (bank.index["degrees"] % 90 == 0).all() == (policy == "quarter")
+        said = contents(build((root, sources), rotation=policy))
+        assert contents(bank) == said  # as if the setting had said so
+
+
 def test_plan_needs_no_image() -> None:
     sources = [SourceImage(f"{number}.png", f"{number:064x}", "train") for number in range(5)]
-    plans = plan_views(sources[::-1], SynthesizeConfig(variants=2, rotation="any"))
+    plans = plan_views(sources[::-1], SynthesizeConfig(variants=2), "any")
     rows = [view.row for plan in plans for view in plan.views]
     assert rows == list(range(25))
     assert [plan.source for plan in plans] == sources

@@ -16,6 +16,7 @@ from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.build import build_bank
 from stlm_core.synthesis.packed_textures import TEXTURES, PackedTextures
 from stlm_core.synthesis.plan import SourceImage
+from stlm_core.synthesis.pose import Pose
 from stlm_core.synthesis.textures import FolderTextures, ProceduralTextures, held_back
 from stlm_core.training.fresh import FreshViews
 from stlm_core.training.pairs import TrainingPairs, targets_of
@@ -115,6 +116,22 @@ def test_a_line_whose_camera_and_pose_never_change_has_no_other_views(folder):
         views = FreshViews(folder, still.model_copy(update=change))
         assert views.varied
         assert any((views.again(image, rng) != image).any() for _ in range(20))
+
+
+def test_auto_turns_as_the_bank_found_the_parts(folder, tmp_path):
+    (tmp_path / TEXTURES).write_bytes((folder / TEXTURES).read_bytes())
+    found = SynthesizeConfig(fresh=True, rotation="auto")
+    with pytest.raises(UserError, match=r"pose\.json: cannot be read; run `stlm synthesize --force` again"):
+        FreshViews(tmp_path, found)
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    Pose("none").write(tmp_path)
+    assert not FreshViews(tmp_path, found).varied
+    Pose("quarter").write(tmp_path)
+    views = FreshViews(tmp_path, found)
+    assert views.varied
+    for seed in range(8):
+        seen = views.again(image, np.random.default_rng(seed))
+        assert any(np.array_equal(seen, np.rot90(image, turn)) for turn in range(4))
 
 
 def test_the_plain_stream_says_what_the_clean_view_is(folder):

@@ -1,0 +1,103 @@
+"""Whether a line's parts are turned against each other, told from their good images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stlm_core.errors import UserError
+from stlm_core.synthesis.pose import FILE, Pose, edge_directions, find_pose, read_pose
+from stlm_core.synthesis.rotation import rotate
+
+SIDE = 96
+Image = npt.NDArray[np.uint8]
+
+
+def bracket(number: int) -> Image:
+    """An L of metal with a hole, a little different every time: no turn but a whole one brings it onto itself."""
+    rng = np.random.default_rng(number)
+    image = rng.normal(60, 4, (SIDE, SIDE, 3))
+    cv2.rectangle(image, (28, 22), (42, 74), (170, 170, 170), -1)
+    cv2.rectangle(image, (28, 62), (66 + int(rng.integers(-2, 3)), 74), (170, 170, 170), -1)
+    cv2.circle(image, (35, 32), 4, (60, 60, 60), -1)
+    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+
+
+def brackets(angles: npt.NDArray[np.float64]) -> list[Image]:
+    return [rotate(bracket(number), float(angle)) for number, angle in enumerate(angles)]
+
+
+RNG = np.random.default_rng(7)
+
+
+@pytest.mark.parametrize(
+    ("angles", "policy"),
+    [
+        (np.zeros(20), "none"),
+        (RNG.uniform(-3, 3, 20), "none"),
+        (90.0 * RNG.integers(0, 4, 30), "quarter"),
+        (RNG.uniform(-180, 180, 30), "any"),
+    ],
+    ids=["aligned", "not quite aligned", "by quarters", "anyhow"],
+)
+def test_what_is_found_is_how_the_parts_lie(angles: npt.NDArray[np.float64], policy: str) -> None:
+    pose = find_pose(brackets(angles))
+    assert pose.policy == policy
+    assert pose.difference is not None
+    assert pose.rest is not None
+    assert (pose.rest < 0.6) == (policy != "none")
+
+
+def test_a_part_that_looks_the_same_from_all_sides_is_not_turned() -> None:
+    down, right = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    discs = []
+    for number in range(12):
+        inside = np.clip(30 + number % 3 - np.hypot(down, right), 0, 1)  # drawn exactly, where OpenCV draws a polygon
+        image = np.repeat((200 - 140 * inside)[:, :, None], 3, 2).astype(np.uint8)
+        discs.append(rotate(image, 30.0 * number))
+    assert find_pose(discs).policy == "none"
+
+
+def test_too_few_images_and_images_without_an_edge() -> None:
+    anyhow = brackets(np.linspace(-180, 140, 7))
+    assert find_pose(anyhow) == Pose("none")
+    flat = [np.full((SIDE, SIDE, 3), 10 * number, np.uint8) for number in range(10)]
+    assert find_pose(flat) == Pose("none", 0.0, 1.0)
+
+
+@given(st.integers(0, 50), st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_a_quarter_turn_moves_the_directions_by_a_quarter(number: int, quarters: int) -> None:
+    upright = edge_directions(bracket(number))
+    assert upright.sum() == pytest.approx(1)
+    turned = edge_directions(np.ascontiguousarray(np.rot90(bracket(number), quarters)))
+    # Counter-clockwise on the screen is towards smaller angles where y points down.
+    np.testing.assert_allclose(turned, np.roll(upright, -9 * quarters), atol=1e-4)
+
+
+def test_it_is_kept_beside_the_bank(tmp_path: Path) -> None:
+    pose = find_pose(brackets(np.zeros(9)))
+    pose.write(tmp_path)
+    assert read_pose(tmp_path) == pose
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"[]", b"\xff", b'{"policy": "sideways"}', b'{"policy": "any", "more": 1}']
+)
+def test_what_is_not_a_pose_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(UserError, match=r"pose\.json: cannot be read; run `stlm synthesize --force`"):
+        read_pose(tmp_path)
+
+
+def test_a_pose_is_plain_json(tmp_path: Path) -> None:
+    Pose("any", 0.4, 0.25).write(tmp_path)
+    assert json.loads((tmp_path / FILE).read_text()) == {"policy": "any", "difference": 0.4, "rest": 0.25}
