@@ -79,7 +79,7 @@ def main() -> None:
     detector = to_device(Detector(FACTS).train(), CPU)
     detector.streams.eval()
     with tempfile.TemporaryDirectory() as folder:
-        settings = SynthesizeConfig(**PROFILE["synthesize"])
+        settings = SynthesizeConfig(**{**PROFILE["synthesize"], "rotation": "any"})
         bank = make_bank(Path(folder), IMAGES, SIZE, settings)
         fresh, views = FreshViews(bank.folder, settings), bank.as_they_are("train")[:BATCH]
         numbers, anomalous = itertools.count(), np.arange(BATCH) < settings.probability * BATCH

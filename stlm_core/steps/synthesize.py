@@ -18,7 +18,7 @@ SECTIONS = ("image", "data", "synthesize")
 
 
 def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
-    """Write ``views.npy``, ``masks.npy``, ``index.parquet`` (:mod:`stlm_core.synthesis.bank`), with
+    """Write ``views.npy``, ``masks.npy``, ``index.parquet`` (:mod:`stlm_core.synthesis.bank`), ``pose.json``, with
     ``synthesize.fresh`` the textures for training as ``textures.npy``, and ``figures/preview.png``.
 
     Raises:
@@ -56,7 +56,7 @@ def _rotation(setting: str, folder: Path) -> str:
     if setting != "auto":
         return ""
     pose = read_pose(folder)
-    if pose.rest is None:
+    if pose.across is None:
         return "; too few images to see how the parts lie: not turned"
     said = {
         "any": "the parts lie in any direction: turned at random",

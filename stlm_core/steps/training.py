@@ -20,6 +20,7 @@ from stlm_core.seeding import derive_seed
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
+from stlm_core.synthesis.pose import POSE
 from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teacher, teacher_facts
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.fresh import FreshViews
@@ -34,6 +35,7 @@ def training_inputs(config: LineConfig, workspace: Workspace) -> dict[str, Path]
     """Files whose content decides what a training step makes."""
     return {
         "bank": workspace.need("synthesize", "index.parquet"),
+        "pose": workspace.need("synthesize", POSE),
         "cache": workspace.need("cache-teacher", INDEX),
         "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
     }

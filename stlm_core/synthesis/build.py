@@ -125,10 +125,8 @@ def build_bank(
 def _found_pose(
     sources: Sequence[SourceImage], original: Callable[[SourceImage], npt.NDArray[np.uint8]], workers: int
 ) -> Pose:
-    """By at most 64 of the images, evenly from all."""
-    by_path = sorted(sources, key=lambda source: source.path)
-    step = max(1, len(by_path) / LOOKED_AT)
-    some = [by_path[int(place * step)] for place in range(min(len(by_path), LOOKED_AT))]
+    """By at most 64 of the images, chosen by their hashes: names often count views."""
+    some = sorted(sources, key=lambda source: source.sha256)[:LOOKED_AT]
     return find_pose(_ordered_map(original, some, workers))
 
 

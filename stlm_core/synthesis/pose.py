@@ -1,8 +1,9 @@
-"""How a line's parts lie: whether its good images themselves are turned against each other (docs/decisions/0023).
+"""How a line's parts lie: whether its good images themselves are turned all round against each other.
 
-Told from edges alone: turning a part by 30 degrees turns the directions of its edges by 30 degrees. Where the parts lie
-as they happen to, the histograms of two images agree well once one of them is moved round, and badly before; where
-they are aligned, or look the same from all sides, moving gains next to nothing.
+Told from edges alone (docs/decisions/0023): turning a part turns the directions of its edges by the same angle. Of a
+pair of images the histograms of edge directions agree once one of them is moved round by the angle between the parts.
+Where the parts lie as they happen to, these angles cover the circle; where they are aligned, or a little askew, or only
+few are turned, they do not.
 """
 
 from __future__ import annotations
@@ -20,29 +21,30 @@ from stlm_core.errors import UserError
 from stlm_core.files import write_bytes_atomic
 from stlm_core.synthesis.rotation import RotationPolicy
 
-FILE = "pose.json"
+POSE = "pose.json"
 LOOKED_AT = 64  # images: 2,016 pairs
 _FEWEST = 8
 _DIRECTIONS = 36  # bins of 10 degrees; divisible by 4
 _EDGE_SIDE, _EDGE_SIGMA = 256, 1.5  # largest side that is looked at; grain has no direction
-# Aligned lines keep 0.69 to 1 of the difference, parts and textures turned at random 0.11 to 0.6 (decision 0023).
-_LARGEST_REST = 0.6
-_SMALLEST_DIFFERENCE = 0.05  # share of the edges; two images of one aligned part differ by 0.03
-_QUARTERS_DO = 1.3  # times the rest after quarter turns; other turns leave 1.4 to 5 times as much
+_SLOPE = 1.0  # grey levels a pixel: weaker is shading, not an edge
+# A pair is turned when at least this share of the edges differs in direction, and this share of it is left at most.
+_LEAST_DIFFERENCE, _LARGEST_REST = 0.05, 0.6
+# Share of pairs turned by 55 to 125 degrees. Parts that lie anyhow have 0.39, by quarters 0.5, within 90 degrees of
+# each other 0.15; three in ten that lie anyhow make 0.2 of an aligned line. Half turns show in few parts.
+_LEAST_ACROSS = 0.25
+_QUARTERS = 0.7  # share of the turned pairs that are turned by a quarter, half or three quarters; 0.33 by chance
 
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """``policy``: how images may be turned. ``difference``: share of edges, 0..1, whose direction differs between two
-    images in the mean; ``rest``: the share of that difference which is left after the best turn; both None where the
-    policy is a setting or there were too few images."""
+    """``policy``: how images may be turned. ``across``: share of the pairs of images, 0..1, whose parts are turned
+    against each other by 55 to 125 degrees; None where the policy is a setting or there were too few images."""
 
     policy: RotationPolicy
-    difference: float | None = None
-    rest: float | None = None
+    across: float | None = None
 
     def write(self, folder: Path) -> None:
-        write_bytes_atomic(folder / FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_bytes_atomic(folder / POSE, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def read_pose(folder: Path) -> Pose:
@@ -52,12 +54,12 @@ def read_pose(folder: Path) -> Pose:
         UserError: there is none, or it is not one.
     """
     try:
-        found = json.loads((folder / FILE).read_bytes())
+        found = json.loads((folder / POSE).read_bytes())
         pose = Pose(**found)
         if pose.policy not in ("none", "small", "quarter", "any"):
             raise ValueError("unknown policy")
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"{folder / FILE}: cannot be read; run `stlm synthesize --force` again") from None
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise UserError(f"{folder / POSE}: cannot be read; run `stlm synthesize --force` again") from None
     return pose
 
 
@@ -72,13 +74,15 @@ def find_pose(images: Iterable[npt.NDArray[np.uint8]]) -> Pose:
     apart = np.stack(
         [np.abs(histograms[first] - np.roll(histograms[second], turn, 1)).sum(1) / 2 for turn in range(_DIRECTIONS)]
     )
-    difference, rest = float(apart[0].mean()), float(apart.min(0).mean())
-    share = rest / difference if difference > 0 else 1.0
+    turned = (apart[0] >= _LEAST_DIFFERENCE) & (apart.min(0) < _LARGEST_REST * apart[0])
+    best = apart.argmin(0)
+    turns = np.minimum(best, _DIRECTIONS - best) * (360 // _DIRECTIONS)  # degrees, 0 to 180
+    across = float((turned & (turns > 55) & (turns < 125)).mean())
     policy: RotationPolicy = "none"
-    if difference >= _SMALLEST_DIFFERENCE and share < _LARGEST_REST:
-        quarters = apart[:: _DIRECTIONS // 4]
-        policy = "quarter" if float(quarters.min(0).mean()) < _QUARTERS_DO * rest else "any"
-    return Pose(policy, round(difference, 4), round(share, 4))
+    if across >= _LEAST_ACROSS:
+        from_quarter = np.abs((turns[turned] + 45) % 90 - 45)
+        policy = "quarter" if float((from_quarter <= 10).mean()) >= _QUARTERS else "any"
+    return Pose(policy, round(across, 4))
 
 
 def edge_directions(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -92,7 +96,8 @@ def edge_directions(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     along, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     offsets = np.arange(side) - (side - 1) / 2
     circle = offsets[:, None] ** 2 + offsets**2 <= (side / 2) ** 2
-    strength = np.hypot(along, down)[circle].astype(np.float64)
+    slope = np.hypot(along, down)[circle].astype(np.float64) / 8  # the kernel's weights
+    strength = np.maximum(slope - _SLOPE, 0)
     place = (np.arctan2(down, along)[circle] / (2 * np.pi) % 1.0) * _DIRECTIONS
     lower = np.floor(place)
     share = place - lower

@@ -135,6 +135,23 @@ def test_auto_turns_the_parts_as_they_lie(tmp_path: Path, by: float, policy: str
         assert contents(bank) == said  # as if the setting had said so
 
 
+def test_auto_does_not_depend_on_workers_order_or_names(tmp_path: Path) -> None:
+    """Every part is seen from four sides: names in step with the sides must not hide three of them."""
+    root = tmp_path / "sides"
+    root.mkdir()
+    sources = []
+    for number in range(128):
+        image = part_image(0)
+        image[10:40, 44:52] = 20
+        image[0, 0] = number  # other bytes
+        Image.fromarray(rotate(image, 90.0 * (number % 4))).save(root / f"{number:03}.png")
+        sources.append(SourceImage(f"{number:03}.png", sha256_file(root / f"{number:03}.png"), "train"))
+    first = build((root, sources), rotation="auto", variants=1, workers=1)
+    second = build((root, sources[::-1]), rotation="auto", variants=1, workers=4)
+    assert read_pose(first.folder) == read_pose(second.folder)
+    assert read_pose(first.folder).policy == "quarter"
+
+
 def test_plan_needs_no_image() -> None:
     sources = [SourceImage(f"{number}.png", f"{number:064x}", "train") for number in range(5)]
     plans = plan_views(sources[::-1], SynthesizeConfig(variants=2), "any")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stlm_core.errors import UserError
-from stlm_core.synthesis.pose import FILE, Pose, edge_directions, find_pose, read_pose
+from stlm_core.synthesis.pose import POSE, Pose, edge_directions, find_pose, read_pose
 from stlm_core.synthesis.rotation import rotate
 
 SIDE = 96
@@ -37,22 +37,31 @@ def brackets(angles: npt.NDArray[np.float64]) -> list[Image]:
 RNG = np.random.default_rng(7)
 
 
+def a_few(count: int, of: int, angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.concatenate([angles[:count], np.zeros(of - count)])
+
+
 @pytest.mark.parametrize(
     ("angles", "policy"),
     [
         (np.zeros(20), "none"),
-        (RNG.uniform(-3, 3, 20), "none"),
+        (RNG.uniform(-10, 10, 20), "none"),
+        (RNG.uniform(-30, 30, 40), "none"),
+        (a_few(1, 20, np.array([45.0])), "none"),
+        (a_few(2, 40, np.array([90.0, 45.0])), "none"),
+        (a_few(3, 30, RNG.uniform(-180, 180, 3)), "none"),
+        (180.0 * RNG.integers(0, 2, 30), "none"),
         (90.0 * RNG.integers(0, 4, 30), "quarter"),
+        (90.0 * RNG.integers(0, 4, 30) + RNG.uniform(-3, 3, 30), "quarter"),
         (RNG.uniform(-180, 180, 30), "any"),
     ],
-    ids=["aligned", "not quite aligned", "by quarters", "anyhow"],
+    ids=["aligned", "askew", "far askew", "one", "two", "one in ten", "halves", "quarters", "askew quarters", "anyhow"],
 )
 def test_what_is_found_is_how_the_parts_lie(angles: npt.NDArray[np.float64], policy: str) -> None:
     pose = find_pose(brackets(angles))
     assert pose.policy == policy
-    assert pose.difference is not None
-    assert pose.rest is not None
-    assert (pose.rest < 0.6) == (policy != "none")
+    assert pose.across is not None
+    assert (pose.across >= 0.25) == (policy != "none")
 
 
 def test_a_part_that_looks_the_same_from_all_sides_is_not_turned() -> None:
@@ -69,7 +78,23 @@ def test_too_few_images_and_images_without_an_edge() -> None:
     anyhow = brackets(np.linspace(-180, 140, 7))
     assert find_pose(anyhow) == Pose("none")
     flat = [np.full((SIDE, SIDE, 3), 10 * number, np.uint8) for number in range(10)]
-    assert find_pose(flat) == Pose("none", 0.0, 1.0)
+    assert find_pose(flat) == Pose("none", 0.0)
+
+
+def test_light_is_not_taken_for_a_pose() -> None:
+    rng = np.random.default_rng(0)
+    down, right = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) / SIDE
+
+    def shaded(image: Image, levels: float, number: int) -> Image:
+        angle = 2 * np.pi * number / 20
+        ramp = levels * (np.cos(angle) * right + np.sin(angle) * down)
+        return np.clip(image + ramp[:, :, None] + rng.normal(0, 1, image.shape), 0, 255).astype(np.uint8)
+
+    sheets = [shaded(np.full((SIDE, SIDE, 3), 128, np.uint8), 20, number) for number in range(20)]
+    assert find_pose(sheets).policy == "none"
+    assert find_pose([shaded(bracket(number), 60, number) for number in range(20)]).policy == "none"
+    negatives = [bracket(number) if number % 2 else 255 - bracket(number) for number in range(20)]
+    assert find_pose(negatives).policy == "none"
 
 
 @given(st.integers(0, 50), st.integers(0, 3))
@@ -93,11 +118,11 @@ def test_it_is_kept_beside_the_bank(tmp_path: Path) -> None:
 )
 def test_what_is_not_a_pose_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
-        (tmp_path / FILE).write_bytes(content)
+        (tmp_path / POSE).write_bytes(content)
     with pytest.raises(UserError, match=r"pose\.json: cannot be read; run `stlm synthesize --force`"):
         read_pose(tmp_path)
 
 
 def test_a_pose_is_plain_json(tmp_path: Path) -> None:
-    Pose("any", 0.4, 0.25).write(tmp_path)
-    assert json.loads((tmp_path / FILE).read_text()) == {"policy": "any", "difference": 0.4, "rest": 0.25}
+    Pose("any", 0.4).write(tmp_path)
+    assert json.loads((tmp_path / POSE).read_text()) == {"policy": "any", "across": 0.4}

@@ -16,6 +16,8 @@ from stlm_core.files import sha256_file
 from stlm_core.steps.synthesize import synthesize
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
+from stlm_core.synthesis.pose import POSE
+from stlm_core.synthesis.rotation import rotate
 
 from .conftest import part_image
 
@@ -58,6 +60,30 @@ def test_only_training_and_validation_images_get_variants(tmp_path: Path, worksp
     }
     assert result.summary.startswith("9 views of 3 images, 6 of them pseudo-anomalous")
     assert (result.folder / "figures" / "preview.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("images", "by", "said"),
+    [
+        (3, 0.0, "too few images to see how the parts lie: not turned"),
+        (12, 0.0, "the parts lie one way, or look the same from all sides: not turned"),
+        (12, 90.0, "the parts are turned by quarters: turned so, too"),
+        (12, 37.0, "the parts lie in any direction: turned at random"),
+    ],
+)
+def test_it_says_how_it_found_the_parts_to_lie(tmp_path: Path, images: int, by: float, said: str) -> None:
+    data, workspace = tmp_path / "discs", Workspace(tmp_path / "outputs", "discs")
+    data.mkdir()
+    rows = []
+    for number in range(images):
+        image = part_image(0)
+        image[10:40, 44:52] = 20  # a pointer
+        Image.fromarray(rotate(image, by * number)).save(data / f"{number:02}.png")
+        rows.append(manifest_row(data, data / f"{number:02}.png", "train"))
+    Manifest(data, tuple(rows)).write(workspace.folder("validate") / "manifest.parquet")
+    result = synthesize(configure(tmp_path, data, rotation="auto"), workspace)
+    assert result.summary.endswith(f"; {said}")
+    assert (result.folder / POSE).is_file()
 
 
 def test_reruns_only_for_what_it_reads(tmp_path: Path, workspace: Workspace) -> None:
