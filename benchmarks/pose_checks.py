@@ -33,7 +33,6 @@ LINES = {
     "screw": "mvtec_ad/screw/train/good",
     "magnetic tile": "magnetic_tile/train/good",
 }
-MAX_PIXELS = 10**8
 Image = npt.NDArray[np.uint8]
 Turns: Mapping[str, Callable[[np.random.Generator], float]] = {
     "as they are": lambda _rng: 0.0,
@@ -50,7 +49,7 @@ def of_line(folder: Path) -> dict[str, Pose]:
     """What is found of 64 images of ``folder``, turned in every way."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     some = [files[place] for place in np.linspace(0, len(files) - 1, min(LOOKED_AT, len(files))).astype(int)]
-    images = [resize_to(read_image(path, MAX_PIXELS), SIZE) for path in some]
+    images = [resize_to(read_image(path), SIZE) for path in some]
     return {name: find_pose(turned(images, name)) for name in Turns}
 
 
@@ -58,7 +57,7 @@ def of_textures(folder: Path) -> dict[str, Counter[str]]:
     """How often each policy is found of crops of one texture, aligned and turned."""
     found: dict[str, Counter[str]] = {name: Counter() for name in Turns}
     for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
-        whole, rng = read_image(path, MAX_PIXELS), np.random.default_rng(number)
+        whole, rng = read_image(path), np.random.default_rng(number)
         side = int(SHARE * min(whole.shape[:2]))
         corners = [[int(rng.integers(length - side)) for length in whole.shape[:2]] for _ in range(CROPS)]
         crops = [

@@ -39,6 +39,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "same-camera": Configuration({"synthesize": {"light": 0.1, "shift": 0.0, "blur": 0.0, "jpeg_quality": 100}}),
     "same-light": Configuration({"synthesize": {"light": 0.0}}),
     "same-pose": Configuration({"synthesize": {"rotation": "none"}}),
+    "built-in-textures": Configuration({"synthesize": {"textures": None}}),
     "half-steps": Configuration({"fa": {"steps": 500}}),
     "paper-loss": Configuration({"fa": {"focal_gamma": 4.0, "focal_weight": 1.0, "dice_weight": 0.0}}),
     "and-student": Configuration({"model": {"denoising_stream": True}, "distill": {"steps": 1000}}),

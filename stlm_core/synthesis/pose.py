@@ -8,20 +8,21 @@ few are turned, they do not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from stlm_core.errors import UserError
-from stlm_core.files import write_bytes_atomic
+from stlm_core.files import read_json_object, write_json_atomic
 from stlm_core.synthesis.rotation import RotationPolicy
 
 POSE = "pose.json"
+_REPAIR = "run `stlm synthesize --force` again"
 LOOKED_AT = 64  # images: 2,016 pairs
 _FEWEST = 8
 _DIRECTIONS = 36  # bins of 10 degrees; divisible by 4
@@ -44,7 +45,7 @@ class Pose:
     across: float | None = None
 
     def write(self, folder: Path) -> None:
-        write_bytes_atomic(folder / POSE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_json_atomic(folder / POSE, asdict(self))
 
 
 def read_pose(folder: Path) -> Pose:
@@ -53,14 +54,10 @@ def read_pose(folder: Path) -> Pose:
     Raises:
         UserError: there is none, or it is not one.
     """
-    try:
-        found = json.loads((folder / POSE).read_bytes())
-        pose = Pose(**found)
-        if pose.policy not in ("none", "small", "quarter", "any"):
-            raise ValueError("unknown policy")
-    except (OSError, ValueError, TypeError, RecursionError):
-        raise UserError(f"{folder / POSE}: cannot be read; run `stlm synthesize --force` again") from None
-    return pose
+    found = read_json_object(folder / POSE, _REPAIR)
+    if found.keys() != {"policy", "across"} or found["policy"] not in get_args(RotationPolicy):
+        raise UserError(f"{folder / POSE}: not a pose; {_REPAIR}")
+    return Pose(**found)
 
 
 def find_pose(images: Iterable[npt.NDArray[np.uint8]]) -> Pose:

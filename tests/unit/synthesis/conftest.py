@@ -26,6 +26,13 @@ def part_image(seed: int, side: int = 96, *, grey: bool = False) -> np.ndarray:
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
+def pointing_part() -> np.ndarray:
+    """The first part with a pointer at its top: no turn but a whole one brings it onto itself."""
+    image = part_image(0)
+    image[10:40, 44:52] = 20
+    return image
+
+
 @pytest.fixture
 def line(tmp_path: Path) -> tuple[Path, list[SourceImage]]:
     """(data root, its six good images: four of train, two of validation)."""

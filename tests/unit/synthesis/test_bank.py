@@ -26,7 +26,7 @@ from stlm_core.synthesis.preview import write_preview
 from stlm_core.synthesis.rotation import rotate
 from stlm_core.synthesis.textures import ProceduralTextures
 
-from .conftest import part_image
+from .conftest import pointing_part
 
 Line = tuple[Path, list[SourceImage]]
 _counter = itertools.count()
@@ -122,9 +122,7 @@ def test_auto_turns_the_parts_as_they_lie(tmp_path: Path, by: float, policy: str
     root.mkdir()
     sources = []
     for number in range(12):
-        image = part_image(0)
-        image[10:40, 44:52] = 20  # a pointer
-        Image.fromarray(rotate(image, by * number)).save(root / f"{number:02}.png")
+        Image.fromarray(rotate(pointing_part(), by * number)).save(root / f"{number:02}.png")
         sources.append(SourceImage(f"{number:02}.png", sha256_file(root / f"{number:02}.png"), "train"))
     bank = build((root, sources), rotation="auto")
     assert read_pose(bank.folder).policy == policy
@@ -141,8 +139,7 @@ def test_auto_does_not_depend_on_workers_order_or_names(tmp_path: Path) -> None:
     root.mkdir()
     sources = []
     for number in range(128):
-        image = part_image(0)
-        image[10:40, 44:52] = 20
+        image = pointing_part()
         image[0, 0] = number  # other bytes
         Image.fromarray(rotate(image, 90.0 * (number % 4))).save(root / f"{number:03}.png")
         sources.append(SourceImage(f"{number:03}.png", sha256_file(root / f"{number:03}.png"), "train"))

@@ -114,12 +114,22 @@ def test_it_is_kept_beside_the_bank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"[]", b"\xff", b'{"policy": "sideways"}', b'{"policy": "any", "more": 1}']
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "not valid JSON: .*"),
+        (b"\xff", "not valid JSON: .*"),
+        (b"[" * 100_000, "not valid JSON: .*"),
+        (b"[]", "not a JSON object"),
+        (b'{"policy": "any"}', "not a pose"),
+        (b'{"policy": "sideways", "across": null}', "not a pose"),
+        (b'{"policy": "any", "across": 0.4, "more": 1}', "not a pose"),
+    ],
 )
-def test_what_is_not_a_pose_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_what_is_not_a_pose_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
     if content is not None:
         (tmp_path / POSE).write_bytes(content)
-    with pytest.raises(UserError, match=r"pose\.json: cannot be read; run `stlm synthesize --force`"):
+    with pytest.raises(UserError, match=rf"pose\.json: {said}; run `stlm synthesize --force` again"):
         read_pose(tmp_path)
 
 

@@ -19,7 +19,7 @@ from stlm_core.synthesis.bank import Bank
 from stlm_core.synthesis.pose import POSE
 from stlm_core.synthesis.rotation import rotate
 
-from .conftest import part_image
+from .conftest import part_image, pointing_part
 
 
 def configure(root: Path, data: Path, **settings: object) -> LineConfig:
@@ -76,9 +76,7 @@ def test_it_says_how_it_found_the_parts_to_lie(tmp_path: Path, images: int, by: 
     data.mkdir()
     rows = []
     for number in range(images):
-        image = part_image(0)
-        image[10:40, 44:52] = 20  # a pointer
-        Image.fromarray(rotate(image, by * number)).save(data / f"{number:02}.png")
+        Image.fromarray(rotate(pointing_part(), by * number)).save(data / f"{number:02}.png")
         rows.append(manifest_row(data, data / f"{number:02}.png", "train"))
     Manifest(data, tuple(rows)).write(workspace.folder("validate") / "manifest.parquet")
     result = synthesize(configure(tmp_path, data, rotation="auto"), workspace)

@@ -121,7 +121,8 @@ def test_a_line_whose_camera_and_pose_never_change_has_no_other_views(folder):
 def test_auto_turns_as_the_bank_found_the_parts(folder, tmp_path):
     (tmp_path / TEXTURES).write_bytes((folder / TEXTURES).read_bytes())
     found = SynthesizeConfig(fresh=True, rotation="auto")
-    with pytest.raises(UserError, match=r"pose\.json: cannot be read; run `stlm synthesize --force` again"):
+    missing = r"pose\.json: cannot be read: No such file or directory; run `stlm synthesize --force` again"
+    with pytest.raises(UserError, match=missing):
         FreshViews(tmp_path, found)
     image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     Pose("none").write(tmp_path)
