@@ -25,7 +25,7 @@ RECALL, REJECTS = wilson(6, 8), wilson(1, 20)
 FACTS = ExportFacts(
     line="part",
     profile="fast",
-    detector=DetectorFacts(256, "conv3x3", "unit", "lite_medsam", lookup("lite_medsam").sha256),
+    detector=DetectorFacts(256, "conv3x3", "unit", "lite_medsam", lookup("lite_medsam").sha256, rotation="any"),
     detector_sha256="d" * 64,
     top_pixels=100,
     map_source="fa",

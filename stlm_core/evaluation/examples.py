@@ -44,7 +44,7 @@ def outcome_of(label: int, rejected: bool) -> Outcome:
     return "false_reject" if rejected else "passed"
 
 
-class _Best:
+class Best:
     """Keeps what has the ``capacity`` smallest keys; ties go by name, so the order of arrival does not matter."""
 
     def __init__(self, capacity: int) -> None:
@@ -68,9 +68,9 @@ class ExampleCollector:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._missed = _Best(limit)
-        self._false_rejects = _Best(limit)
-        self._right: dict[tuple[Outcome, str], _Best] = {}
+        self._missed = Best(limit)
+        self._false_rejects = Best(limit)
+        self._right: dict[tuple[Outcome, str], Best] = {}
 
     def offer(self, prediction: Prediction, score: float, outcome: Outcome) -> None:
         """Consider one prediction with its calibrated score; makes thumbnails only of what it keeps."""
@@ -78,14 +78,14 @@ class ExampleCollector:
             return
 
         def make() -> Example:
-            return _thumbnail(prediction, score, outcome)
+            return thumbnail(prediction, score, outcome)
 
         if outcome == "missed":
             self._missed.offer(prediction.raw_score, prediction.path, make)
         elif outcome == "false_reject":
             self._false_rejects.offer(-prediction.raw_score, prediction.path, make)
         else:
-            sample = self._right.setdefault((outcome, prediction.defect_type), _Best(min(self.limit, _SAMPLES_A_TYPE)))
+            sample = self._right.setdefault((outcome, prediction.defect_type), Best(min(self.limit, _SAMPLES_A_TYPE)))
             # A fixed pseudo-random order, so that the sample is neither the easiest nor the hardest.
             sample.offer(float(derive_seed(prediction.path)), prediction.path, make)
 
@@ -115,7 +115,8 @@ def _in_turn(groups: Iterable[list[Example]]) -> list[Example]:
     return [group[place] for place in range(longest) for group in lists if place < len(group)]
 
 
-def _thumbnail(prediction: Prediction, score: float, outcome: Outcome) -> Example:
+def thumbnail(prediction: Prediction, score: float, outcome: Outcome) -> Example:
+    """``prediction`` at thumbnail size."""
     import cv2
 
     height, width = prediction.image.shape[:2]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from stlm_core.evaluation.evaluate import Evaluation
-from stlm_core.evaluation.example_files import CAPTIONS
+from stlm_core.evaluation.example_files import CAPTIONS, TRUTH
+from stlm_core.evaluation.examples import Example
 from stlm_core.evaluation.figures import (
     DARK,
     LIGHT,
@@ -22,6 +23,7 @@ from stlm_core.evaluation.figures import (
     tiles,
     to_png,
 )
+from stlm_core.evaluation.held_back import Deciding
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.evaluation.page import page_environment
 from stlm_core.evaluation.pictures import colour_scale, data_uri, jpeg
@@ -34,11 +36,12 @@ def render_report(
     operating_point: OperatingPoint,
     calibration_scores: npt.NDArray[np.float64],
     facts: Mapping[str, str],
+    held_back: Deciding,
 ) -> str:
     """The report as HTML text.
 
     ``calibration_scores`` (n,): calibrated scores of the held-back good images. ``facts``: name to value, what data,
-    model and code this is about; shown as given, in order.
+    model and code this is about; shown as given, in order. ``held_back``: who decides the threshold.
     """
     metrics = evaluation.metrics
     return (
@@ -54,7 +57,9 @@ def render_report(
             missing=[title for name, title, _ in FIGURES if name not in metrics],
             defects=_defect_rows(evaluation.defects),
             figures=_figures(evaluation, calibration_scores),
-            examples=_examples(evaluation, operating_point.raw_threshold),
+            examples=[_shown(example, operating_point.raw_threshold) for example in evaluation.examples],
+            held_back=held_back,
+            deciding=[_held_back(example, operating_point.raw_threshold) for example in held_back.examples],
             counts={
                 name: metrics.get(name, 0) for name in ("test_good", "test_anomalous", "test_masks", "test_regions")
             },
@@ -98,19 +103,20 @@ def _figures(evaluation: Evaluation, calibration_scores: npt.NDArray[np.float64]
     return {name: _Picture(data_uri("png", light[name]), data_uri("png", dark[name]), texts[name]) for name in light}
 
 
-def _examples(evaluation: Evaluation, raw_threshold: float) -> list[dict[str, object]]:
-    shown = []
-    for example in evaluation.examples:
-        pictures = zip(CAPTIONS, tiles(example, raw_threshold), strict=True)
-        shown.append(
-            {
-                "outcome": example.outcome,
-                "verdict": OUTCOME_NAMES[example.outcome],
-                "defect_type": example.defect_type,
-                "path": example.path,
-                "score": example.score,
-                "no_mask": example.mask is None and example.outcome in ("missed", "found"),
-                "tiles": [(caption, data_uri("jpeg", jpeg(pixels))) for caption, pixels in pictures],
-            }
-        )
-    return shown
+def _shown(example: Example, raw_threshold: float) -> dict[str, object]:
+    pictures = zip(CAPTIONS, tiles(example, raw_threshold), strict=True)
+    return {
+        "outcome": example.outcome,
+        "verdict": OUTCOME_NAMES[example.outcome],
+        "path": example.path,
+        "score": example.score,
+        "no_mask": example.mask is None and example.outcome in ("missed", "found"),
+        "tiles": [(caption, data_uri("jpeg", jpeg(pixels))) for caption, pixels in pictures],
+    }
+
+
+def _held_back(example: Example, raw_threshold: float) -> dict[str, object]:
+    shown = _shown(example, raw_threshold)
+    place = "above" if example.raw_score > raw_threshold else "at" if example.raw_score == raw_threshold else "below"
+    pictures = [(caption, picture) for caption, picture in shown["tiles"] if caption != TRUTH]  # type: ignore[attr-defined]
+    return {**shown, "verdict": f"{place} the threshold", "tiles": pictures}

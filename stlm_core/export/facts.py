@@ -81,6 +81,7 @@ class ExportFacts:
             "operating_point": json.dumps(self.operating_point.to_dict(), sort_keys=True),
             "metrics": json.dumps(dict(self.metrics), sort_keys=True),
             "image_size": str(self.detector.size),
+            "rotation": self.detector.rotation,
             "top_pixels": str(self.top_pixels),
             "map_source": self.map_source,
             "teacher": self.detector.teacher,

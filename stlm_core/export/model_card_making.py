@@ -14,6 +14,12 @@ Row = tuple[str, str]
 _STEM_STRIDE = {"conv3x3": 16, "conv1x1": 4}
 _FINEST, _FINEST_OF_DECODER = 4, 2  # stride of the map where the teacher is the plain stream
 _DIGITS = frozenset("0123456789abcdef")
+_TURNED = {
+    "none": "not turned: as they lie in the good images",
+    "small": "turned by up to 5 degrees",
+    "quarter": "turned by quarters of a circle",
+    "any": "turned by any angle",
+}
 
 
 class Code(str):
@@ -140,6 +146,7 @@ def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[R
     if making.photo:
         rows.append(("size of the photographs", f"{making.photo[0]} x {making.photo[1]} pixels (most of them)"))
     rows += [
+        ("parts in training", _TURNED.get(facts.detector.rotation, "how they were turned is not recorded")),
         ("licence of the images", plain(facts.data_license)),
         ("data, sha256", Code(facts.dataset_sha256)),
         ("test split, sha256", Code(facts.test_sha256) if facts.test_sha256 else "no test images"),

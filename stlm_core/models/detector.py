@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +40,8 @@ class DetectorFacts:
     :class:`~stlm_core.models.aggregation.FeatureAggregation`; ``plain_stream``: a student as in the paper, or the
     teacher itself, see :mod:`stlm_core.models.teacher_stream`; ``teacher``: name and weight digest, for the record;
     ``aggregation``: the paper's, or :mod:`stlm_core.models.pyramid_decoder`, which needs no ``denoising`` stream;
-    ``memory``: vectors in the :class:`~stlm_core.models.feature_memory.FeatureMemory`, 0 for none.
+    ``memory``: vectors in the :class:`~stlm_core.models.feature_memory.FeatureMemory`, 0 for none; ``rotation``: how
+    parts were turned in training, as set or found, for the record, "" if not known.
     """
 
     size: int
@@ -53,6 +54,7 @@ class DetectorFacts:
     aggregation: Aggregation = "agreement"
     denoising: bool = True
     memory: int = 0
+    rotation: str = field(default="", compare=False)
 
 
 class Detector(nn.Module):

@@ -52,7 +52,7 @@ def distill(config: LineConfig, workspace: Workspace, *, force: bool = False, pr
 def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks) -> str:
     device = pick_device()
     bank, pairs = open_data(config, workspace, ranks)
-    detector = new_detector(config, "tlm", seed=config.distill.seed)
+    detector = new_detector(config, workspace, "tlm", seed=config.distill.seed)
     if config.model.centre_features:
         detector.streams.set_statistics(*ranks.from_main(pairs.moments))
     if (memory := detector.memory) is not None:

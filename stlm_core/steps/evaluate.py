@@ -20,6 +20,7 @@ from stlm_core.evaluation.evidence import FILE as EVIDENCE
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import write_examples
 from stlm_core.evaluation.figures import contact_sheet, pro_figure, roc_figure, score_histogram, to_png
+from stlm_core.evaluation.held_back import Deciding, HighestScores, deciding
 from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
@@ -77,15 +78,17 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
             evaluation = evaluate_predictions(
                 runner.test_predictions(), point, report_images=config.evaluate.report_images
             )
-        evaluation = replace(evaluation, notes=[*_calibration_notes(point, calibration), *evaluation.notes])
+        raw, parts = calibration["raw_score"].to_numpy(), calibration["part"].tolist()
+        held_back = deciding(runner.highest.sorted(), raw, parts, point)
+        notes = [*_calibration_notes(point, calibration, held_back), *evaluation.notes]
+        evaluation = replace(evaluation, notes=notes)
         calibration["score"] = point.calibrate(calibration["raw_score"].to_numpy()).astype(np.float64)
         _write_tables(folder, evaluation, calibration, point)
         _with_training_images(evaluation.evidence, manifest).save(folder / EVIDENCE)
         _write_figures(folder / "figures", evaluation, calibration["score"].to_numpy(), point)
         write_examples(folder / EXAMPLES, evaluation.examples, point.raw_threshold)
-        html = render_report(
-            config.name, evaluation, point, calibration["score"].to_numpy(), _facts(config, manifest, detector)
-        )
+        facts = _facts(config, manifest, detector)
+        html = render_report(config.name, evaluation, point, calibration["score"].to_numpy(), facts, held_back)
         write_bytes_atomic(folder / REPORT, html.encode())
         return _summary(evaluation.metrics)
 
@@ -100,6 +103,7 @@ class _Runner:
     ) -> None:
         self.config, self.manifest, self.detector, self.device, self.shown = config, manifest, detector, device, shown
         self.max_pixels = config.data.max_pixels
+        self.highest = HighestScores(config.evaluate.report_images > 0)
 
     def calibration_scores(self) -> pd.DataFrame:
         """Columns path, part ("" if not known) and raw_score of the held-back good images."""
@@ -109,6 +113,7 @@ class _Runner:
                 raise StlmError(
                     f"{found.item.path}: the detector's score is {found.raw_score}, not a number in [0, 1]; train again"
                 )
+            self.highest.offer(found.item.path, found)
             scores.append((found.item.path, found.item.group, found.raw_score))
         return pd.DataFrame(scores, columns=["path", "part", "raw_score"])
 
@@ -145,7 +150,7 @@ def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:
     )
 
 
-def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame) -> list[str]:
+def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame, held_back: Deciding) -> list[str]:
     notes = [] if point.certified else [point.explain()]
     part = calibration.sort_values("raw_score")["part"].iloc[-1]
     alone = calibration["part"] == part

@@ -53,7 +53,7 @@ def train_fa(config: LineConfig, workspace: Workspace, *, force: bool = False, p
 def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks) -> str:
     device = pick_device()
     bank, pairs = open_data(config, workspace, ranks)
-    detector = new_detector(config, "fa", seed=config.fa.seed)
+    detector = new_detector(config, workspace, "fa", seed=config.fa.seed)
     load_streams(workspace.need("distill", STREAMS), detector)
     validation = PseudoValidation(bank)
     task = Aggregation(to_device(detector, device), pairs, validation, config.fa, device, ranks)

@@ -20,7 +20,7 @@ from stlm_core.seeding import derive_seed
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
-from stlm_core.synthesis.pose import POSE
+from stlm_core.synthesis.pose import POSE, read_pose
 from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teacher, teacher_facts
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.fresh import FreshViews
@@ -59,12 +59,12 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
     return bank, TrainingPairs(bank, cache, "train", settings.probability, clean_only=plain, fresh=fresh)
 
 
-def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detector:
+def new_detector(config: LineConfig, workspace: Workspace, map_source: MapSource, seed: int) -> Detector:
     """A detector whose streams start as ``model.init`` says; what starts at random follows from ``seed``.
 
     Raises:
-        UserError: ``model.init`` asks for the weights of a teacher that is not a TinyViT, or ``model.plain_stream`` for
-            a teacher that cannot be one.
+        UserError: the bank has no pose, ``model.init`` asks for the weights of a teacher that is not a TinyViT, or
+            ``model.plain_stream`` for a teacher that cannot be one.
     """
     source = config.teacher.name if config.model.init == "teacher" else config.model.init
     facts = teacher_facts(config.teacher.name if source == "random" else source)
@@ -83,6 +83,7 @@ def new_detector(config: LineConfig, map_source: MapSource, seed: int) -> Detect
         memory=config.model.memory,
         teacher=config.teacher.name,
         teacher_sha256=sha256_file(weights),
+        rotation=read_pose(workspace.folder("synthesize")).policy,
     )
     detector = Detector(described, map_source=map_source)
     if isinstance(detector.streams, TeacherStreams):

@@ -77,7 +77,11 @@ def test_a_decoder_with_a_memory_learns_from_fresh_views_and_its_file_is_proven(
     index = read_index(outputs / "synthesize" / "index.parquet")
     assert set(index.loc[index["variant"] > 0, "split"]) == {"validation"}
     assert (outputs / "distill" / "curve.csv").read_text() == "step,train_total\n"
-    assert "200 features of good parts are remembered" in (outputs / "export" / "model_card.md").read_text()
+    card = (outputs / "export" / "model_card.md").read_text()
+    assert "200 features of good parts are remembered" in card
+    assert "turned by up to 5 degrees" in card
+    report = (outputs / "evaluate" / "report.html").read_text()
+    assert "The good images that decide the threshold" in report
     again = stlm("run", "--line", "small")
     assert "(up to date)" in again.stdout + again.stderr
 

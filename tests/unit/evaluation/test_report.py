@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from stlm_core.evaluation.evaluate import Evaluation, evaluate_predictions
 from stlm_core.evaluation.figures import DARK, contact_sheet, score_histogram, to_png
+from stlm_core.evaluation.held_back import Deciding
 from stlm_core.evaluation.operating_point import fit_operating_point
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
@@ -20,6 +22,7 @@ from stlm_core.evaluation.verdict import verdicts
 
 POINT = fit_operating_point(np.linspace(0.05, 0.4, 40), 0.05)
 HELD_BACK = POINT.calibrate(np.linspace(0.05, 0.4, 40)).astype(np.float64)
+NOBODY = Deciding((), 0, None)
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -46,8 +49,8 @@ def evaluated(good: int = 10, defects: int = 8, masked: bool = True, name: str =
     return evaluate_predictions(predictions, POINT, report_images=6)
 
 
-def render(evaluation: Evaluation) -> Page:
-    return Page(render_report("bottle", evaluation, POINT, HELD_BACK, {"Teacher": "lite_medsam"}))
+def render(evaluation: Evaluation, held_back: Deciding = NOBODY) -> Page:
+    return Page(render_report("bottle", evaluation, POINT, HELD_BACK, {"Teacher": "lite_medsam"}, held_back))
 
 
 def test_report_is_one_file_without_scripts_or_outside_addresses() -> None:
@@ -91,9 +94,26 @@ def test_names_from_the_data_cannot_inject_markup() -> None:
     assert HOSTILE in page.text
 
 
+def test_report_shows_the_good_images_that_decide_the_threshold() -> None:
+    example = evaluate_predictions([prediction(0, "good")], POINT).examples[0]
+    above = replace(example, path="train/good/007.png", raw_score=POINT.raw_threshold + 0.1, outcome="false_reject")
+    at = replace(example, path=f"train/good/{HOSTILE}.png", raw_score=POINT.raw_threshold)
+    page = render(evaluated(), Deciding((above, at, replace(at, raw_score=0.1)), 2, 0.25))
+    text = re.sub(r"\s+", " ", page.text)
+    assert "These 3 of 40 held-back good images score highest; 2 are at or above the threshold." in text
+    assert "the threshold would be at a score of 0.25 instead of 0.50" in text
+    for place in ("above", "at", "below"):
+        assert f"{place} the threshold" in text
+    alternatives = [attributes.get("alt") or "" for tag, attributes in page.tags if tag == "img"]
+    shown = [text for text in alternatives if text.endswith("train/good/007.png")]
+    assert shown == [f"{what} of train/good/007.png" for what in ("image", "heat map", "overlay")]
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "decide the threshold" not in render(evaluated()).text
+
+
 def test_same_evaluation_gives_the_same_bytes() -> None:
-    first = render_report("bottle", evaluated(), POINT, HELD_BACK, {})
-    assert first == render_report("bottle", evaluated(), POINT, HELD_BACK, {})
+    first = render_report("bottle", evaluated(), POINT, HELD_BACK, {}, NOBODY)
+    assert first == render_report("bottle", evaluated(), POINT, HELD_BACK, {}, NOBODY)
 
 
 def test_figures_draw_off_the_main_thread_and_with_nothing_to_show() -> None:

@@ -36,6 +36,7 @@ def test_non_commercial_licences_are_told_by_name(name: str, expected: bool) -> 
 def test_the_metadata_is_what_a_session_accepts() -> None:
     metadata = FACTS.metadata()
     assert set(REQUIRED_METADATA) <= metadata.keys()
+    assert metadata["rotation"] == "any"
     session = DetectorSession(tiny_onnx(**metadata))
     assert (session.line, session.threshold, session.raw_threshold) == ("part", 0.5, 0.3)
 

@@ -134,6 +134,12 @@ def test_every_kind_of_unknown_is_stated() -> None:
     assert "The spread of the image AUROC could not be measured" in text_of(card(findings=perfect))
 
 
+def test_how_parts_were_turned_in_training_is_stated() -> None:
+    assert "turned by any angle" in text_of(card())
+    unknown = replace(FACTS.detector, rotation="")
+    assert "how they were turned is not recorded" in text_of(card(detector=unknown))
+
+
 def test_images_of_one_part_are_pointed_out() -> None:
     parts = {f"test/good/{number}.png": f"part{number // 2}" for number in range(20)}
     assert "20 test images show 10 different parts" in text_of(card(findings=findings_of(parts=parts)))

@@ -21,7 +21,9 @@ from stlm_core.models.detector import (
     save_streams,
 )
 
-FACTS = DetectorFacts(size=64, stem="conv3x3", normalisation="unit", teacher="lite_medsam", teacher_sha256="ab")
+FACTS = DetectorFacts(
+    size=64, stem="conv3x3", normalisation="unit", teacher="lite_medsam", teacher_sha256="ab", rotation="quarter"
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,7 @@ def test_a_saved_detector_gives_the_same_numbers(detector, tmp_path):
     loaded = load_detector(path, top_pixels=50)
     image = torch.randint(0, 256, (1, 80, 80, 3), dtype=torch.uint8)
     assert loaded.facts == FACTS
+    assert loaded.facts.rotation == "quarter"
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(detector(image), loaded(image), strict=True))
 
