@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-import pytest
 
 from stlm_core.evaluation.detection import Detected
 from stlm_core.evaluation.held_back import Deciding, HighestScores, deciding
