@@ -15,7 +15,6 @@ from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_p
 from stlm_core.evaluation.predictions import GOOD, Prediction
 
 _FEWEST, _MOST = 4, 8  # pictures
-_APART = 0.4  # of the way from the threshold to the median
 
 
 class HighestScores:
@@ -46,18 +45,6 @@ class Deciding:
     examples: tuple[Example, ...]
     at_or_above: int
     without: float | None
-
-    @property
-    def apart(self) -> bool:
-        """Whether the threshold hangs on these images: it would fall by more than two fifths of the way to the median.
-
-        In calibrated scores, where the threshold is at 0.5 and the median at 0.1. Of normally distributed scores the
-        way without the highest twentieth is about a fifth.
-        """
-        if self.without is None:
-            return False
-        logit = np.log(self.without / (1 - self.without)) if 0 < self.without < 1 else -np.inf
-        return bool(-logit > _APART * np.log(9))
 
 
 def deciding(

@@ -20,7 +20,7 @@ from stlm_core.evaluation.evidence import FILE as EVIDENCE
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import write_examples
 from stlm_core.evaluation.figures import contact_sheet, pro_figure, roc_figure, score_histogram, to_png
-from stlm_core.evaluation.held_back import Deciding, HighestScores, deciding
+from stlm_core.evaluation.held_back import HighestScores, deciding
 from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
@@ -72,21 +72,18 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         with progress(f"evaluate {config.name}", total) as shown:
             runner = _Runner(config, manifest, detector, device, shown)
             calibration = runner.calibration_scores()
-            point = fit_operating_point(
-                calibration["raw_score"].to_numpy(), config.evaluate.false_reject_budget, calibration["part"].tolist()
-            )
+            raw, parts = calibration["raw_score"].to_numpy(), calibration["part"].tolist()
+            point = fit_operating_point(raw, config.evaluate.false_reject_budget, parts)
             evaluation = evaluate_predictions(
                 runner.test_predictions(), point, report_images=config.evaluate.report_images
             )
-        raw, parts = calibration["raw_score"].to_numpy(), calibration["part"].tolist()
-        held_back = deciding(runner.highest.sorted(), raw, parts, point)
-        notes = [*_calibration_notes(point, calibration, held_back), *evaluation.notes]
-        evaluation = replace(evaluation, notes=notes)
+        evaluation = replace(evaluation, notes=[*_calibration_notes(point, calibration), *evaluation.notes])
         calibration["score"] = point.calibrate(calibration["raw_score"].to_numpy()).astype(np.float64)
         _write_tables(folder, evaluation, calibration, point)
         _with_training_images(evaluation.evidence, manifest).save(folder / EVIDENCE)
         _write_figures(folder / "figures", evaluation, calibration["score"].to_numpy(), point)
         write_examples(folder / EXAMPLES, evaluation.examples, point.raw_threshold)
+        held_back = deciding(runner.highest.sorted(), raw, parts, point)
         facts = _facts(config, manifest, detector)
         html = render_report(config.name, evaluation, point, calibration["score"].to_numpy(), facts, held_back)
         write_bytes_atomic(folder / REPORT, html.encode())
@@ -150,7 +147,7 @@ def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:
     )
 
 
-def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame, held_back: Deciding) -> list[str]:
+def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame) -> list[str]:
     notes = [] if point.certified else [point.explain()]
     part = calibration.sort_values("raw_score")["part"].iloc[-1]
     alone = calibration["part"] == part

@@ -24,6 +24,7 @@ from stlm_core.training.balance import memory_balance
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
+from stlm_core.training.remember import complete_memory
 from stlm_core.training.validation import PseudoValidation
 
 STEP = "train-fa"
@@ -63,6 +64,10 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
         for weight, value in zip((memory.share, memory.map_shift), found, strict=True):
             weight.fill_(value)
         outcome = replace(outcome, best=ranks.from_main(lambda: validation.figures(detector, device)))
+        # Last of all: until here the validation images were to judge.
+        memory.vectors.copy_(
+            ranks.from_main(lambda: complete_memory(detector, bank, config.fa.seed, device, pairs.varied))
+        )
     if ranks.main:
         save_detector(folder / DETECTOR, detector)
         write_selection(folder, outcome)

@@ -20,7 +20,8 @@ from stlm_core.training.farthest import farthest
 from stlm_core.training.fresh import FreshViews, Images
 
 _BATCH = 8
-_CANDIDATES = 60_000  # features among which the memory is chosen; of more it is not better (docs/decisions/0017)
+# Features of training images among which the memory is chosen; of more it is not better (docs/decisions/0017).
+_CANDIDATES = 60_000
 _AGAIN = 2  # fresh views of every training image besides the image as it is
 _AS_THEY_ARE = 2 / 3  # share of the memory that is chosen from the images as they are, before any fresh view
 _FEWEST_DEVIATION = 1e-6
@@ -31,6 +32,9 @@ def fit_memory(
     detector: Detector, bank: Bank, seed: int, device: torch.device, fresh: FreshViews | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors, centre and deviation for the detector's memory, from the good images of ``bank``.
+
+    Only the training images are remembered: the validation images are to judge what is learned. The rows that
+    :func:`complete_memory` fills from these are copies of the first until then.
 
     The vectors are chosen among an equal number of random ones of every training image, so that each is as far as can
     be from those already chosen (greedy k-centre). With ``fresh`` a third of them is chosen so from the same images
@@ -45,21 +49,9 @@ def fit_memory(
     training, validation = bank.as_they_are("train"), bank.as_they_are("validation")
     if not validation:
         raise UserError("the bank has no `validation` images; raise data.validation_fraction or add good images")
-
     size = memory.vectors.shape[0]
-    as_they_are = size if fresh is None else math.ceil(size * _AS_THEY_ARE)
-    pool = _candidates(detector, training, lambda _place, view: bank.views([view])[0], seed, device)
-    if len(pool) < size:
-        raise UserError(f"model.memory: {size} is more than the {len(pool)} features of the good images; set it lower")
-    chosen = farthest(pool, as_they_are)
-    if fresh is not None:
-        del pool  # before the next one is there
-
-        def again(place: int, view: int) -> Images:
-            return fresh.again(bank.views([view])[0], derive_rng("remember again", seed, place))
-
-        chosen = farthest(_candidates(detector, training * _AGAIN, again, seed, device), size, chosen)
-    memory.vectors.copy_(chosen)
+    chosen = _chosen(detector, bank, training, _of_training(size, bank), None, seed, device, fresh)
+    memory.vectors.copy_(torch.cat([chosen, chosen[:1].expand(size - len(chosen), -1)]))
     side = (detector.facts.size // 2,) * 2
     maps = [
         memory.distance_map(_maps(detector, bank.views(validation[start : start + _BATCH]), device), side)
@@ -71,12 +63,71 @@ def fit_memory(
     return memory.vectors.cpu(), centre.float().cpu(), square.sqrt().clamp_min(_FEWEST_DEVIATION).float().cpu()
 
 
-def _candidates(
-    detector: Detector, views: Sequence[int], show: Callable[[int, int], Images], seed: int, device: torch.device
+@torch.no_grad()
+def complete_memory(
+    detector: Detector, bank: Bank, seed: int, device: torch.device, fresh: FreshViews | None = None
 ) -> Tensor:
-    """Random features (n, C) in equal numbers of all ``views``; ``show`` makes an image of a place and its view."""
+    """The vectors of a memory that :func:`fit_memory` made, completed by features of the validation images.
+
+    For when these have nothing left to judge (docs/decisions/0024). They get as many rows as they are of the good
+    images, and what is chosen is farthest from what is remembered already. Centre and deviation stay those of images
+    that were not remembered.
+    """
+    vectors = _memory(detector).vectors
+    detector.eval()
+    own = vectors[: _of_training(len(vectors), bank)]
+    views = bank.as_they_are("validation")
+    return _chosen(detector, bank, views, len(vectors) - len(own), own, seed, device, fresh).cpu()
+
+
+def _of_training(size: int, bank: Bank) -> int:
+    """How many of a memory's ``size`` vectors come from the training images."""
+    training, validation = len(bank.as_they_are("train")), len(bank.as_they_are("validation"))
+    return size - size * validation // (training + validation)
+
+
+def _chosen(
+    detector: Detector,
+    bank: Bank,
+    views: Sequence[int],
+    count: int,
+    kept: Tensor | None,
+    seed: int,
+    device: torch.device,
+    fresh: FreshViews | None,
+) -> Tensor:
+    """The vectors ``kept`` and ``count`` more from ``views``: all as they are, or a third of them seen again."""
+    before = 0 if kept is None else len(kept)
+    as_they_are = count if fresh is None else math.ceil(count * _AS_THEY_ARE)
+    an_image = -(-_CANDIDATES // len(bank.as_they_are("train")))
+    pool = _candidates(detector, views, lambda _place, view: bank.views([view])[0], an_image, seed, device)
+    if len(pool) < count:
+        raise UserError(
+            f"model.memory: {len(_memory(detector).vectors)} is too many for the {len(pool)} features of "
+            f"{len(views)} good images; set it lower"
+        )
+    chosen = farthest(pool, before + as_they_are, kept)
+    if fresh is None:
+        return chosen
+    del pool  # before the next one is there
+
+    def again(place: int, view: int) -> Images:
+        return fresh.again(bank.views([view])[0], derive_rng("remember again", seed, place))
+
+    pool = _candidates(detector, list(views) * _AGAIN, again, -(-an_image // _AGAIN), seed, device)
+    return farthest(pool, before + count, chosen)
+
+
+def _candidates(
+    detector: Detector,
+    views: Sequence[int],
+    show: Callable[[int, int], Images],
+    share: int,
+    seed: int,
+    device: torch.device,
+) -> Tensor:
+    """``share`` random features of each of ``views``, (n, C); ``show`` makes an image of a place and its view."""
     memory = _memory(detector)
-    share = -(-_CANDIDATES // len(views))
     found: list[Tensor] = []
     with progress("remember", len(views)) as shown:
         for start in range(0, len(views), _BATCH):

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from stlm_core.errors import UserError
 from stlm_core.models.detector import count_parameters, load_detector
@@ -71,7 +73,14 @@ def test_a_decoder_with_a_memory_learns_from_fresh_views_and_its_file_is_proven(
     outputs = live_project / "outputs" / "small"
     assert json.loads((outputs / "export" / "parity.json").read_text())["passed"] is True
     detector = load_detector(outputs / "train-fa" / "detector.safetensors")
-    assert detector.streams.memory.vectors.shape[0] == 200
+    vectors = detector.streams.memory.vectors
+    assert vectors.shape[0] == 200
+    distilled = load_file(outputs / "distill" / "streams.safetensors")["memory.vectors"]
+    spare = int((distilled[1:] == distilled[0]).all(1).sum())
+    assert spare > 10
+    # `train-fa` has filled the spare rows from the validation images, and nothing else.
+    assert torch.equal(vectors[:-spare], distilled[:-spare])
+    assert not (vectors[-spare:] == distilled[0]).all(1).any()
     assert float(detector.streams.memory.deviation) > 0
     assert count_parameters(detector) < 1.7e6
     index = read_index(outputs / "synthesize" / "index.parquet")

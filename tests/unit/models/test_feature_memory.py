@@ -23,9 +23,10 @@ from stlm_core.synthesis.plan import SourceImage
 from stlm_core.synthesis.textures import ProceduralTextures
 from stlm_core.training.farthest import farthest
 from stlm_core.training.fresh import FreshViews
-from stlm_core.training.remember import fit_memory
+from stlm_core.training.remember import complete_memory, fit_memory
 
 FACTS = DetectorFacts(64, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=False, memory=50)
+OF_TRAINING = 34  # of 50 vectors, 4 of 6 good images being for training
 CPU = torch.device("cpu")
 
 
@@ -121,7 +122,7 @@ def test_what_is_kept_already_counts_as_chosen():
 
 
 def test_parts_seen_in_other_light_are_remembered(tmp_path, bank):
-    """Two thirds of the memory stay what they are without fresh views; to the whole darker parts are nearer."""
+    """Two thirds of what training images fill stay what they are without fresh views; darker parts are nearer."""
     settings = SynthesizeConfig(fresh=True, light=0.3)
     pack_textures(tmp_path / TEXTURES, ProceduralTextures(64), 64)
     torch.manual_seed(0)
@@ -129,7 +130,7 @@ def test_parts_seen_in_other_light_are_remembered(tmp_path, bank):
     seen.load_state_dict(plain.state_dict())
     alone = fit_memory(plain, bank, 0, CPU)
     both = fit_memory(seen, bank, 0, CPU, FreshViews(tmp_path, settings))
-    share = FACTS.memory * 2 // 3
+    share = -(-OF_TRAINING * 2 // 3)
     assert torch.equal(alone[0][:share], both[0][:share])
     for detector, (vectors, *_) in ((plain, alone), (seen, both)):
         detector.streams.memory.vectors.copy_(vectors)
@@ -152,6 +153,49 @@ def test_good_parts_that_are_not_remembered_have_mean_0_and_deviation_1(bank):
         standard = detector.streams.memory(detector.streams.remembered(features), (32, 32))
     assert float(standard.mean()) == pytest.approx(0, abs=1e-3)
     assert float(standard.std()) == pytest.approx(1, abs=1e-2)
+
+
+def features_of(detector: Detector, bank: Bank, split: str) -> torch.Tensor:
+    """All features (n, C) of the split's good images."""
+    images = torch.from_numpy(bank.views(bank.as_they_are(split)))
+    with torch.no_grad():
+        maps = detector.streams.remembered(detector.streams(detector.preprocess(images)))
+    return detector.streams.memory.embed(maps).flatten(2).transpose(1, 2).flatten(0, 1)
+
+
+def are_among(vectors: torch.Tensor, features: torch.Tensor) -> list[bool]:
+    """Which of ``vectors`` are one of ``features`` but for rounding."""
+    return (cdist(vectors, features).min(1) < 1e-4 * float(features.norm(dim=1).mean())).tolist()
+
+
+def test_the_validation_images_are_remembered_last(bank):
+    detector = fitted(bank)
+    memory = detector.streams.memory
+    before = memory.vectors.clone()
+    training, validation = features_of(detector, bank, "train"), features_of(detector, bank, "validation")
+    assert all(are_among(before, training))
+    assert torch.equal(before[OF_TRAINING:], before[:1].expand(FACTS.memory - OF_TRAINING, -1))
+    after = complete_memory(detector, bank, 0, CPU)
+    assert torch.equal(after[:OF_TRAINING], before[:OF_TRAINING])
+    added = after[OF_TRAINING:]
+    assert all(are_among(added, validation))
+    assert not any(are_among(added, training))
+    assert len(torch.unique(added, dim=0)) == len(added)
+    assert torch.equal(memory.vectors, before)  # the caller decides when
+    # The first of them is what the training images show least.
+    assert float(cdist(added[:1], before).min()) == pytest.approx(cdist(validation, before).min(1).max(), rel=1e-4)
+
+
+def test_a_completed_memory_has_seen_other_cameras_of_the_validation_images_too(tmp_path, bank):
+    pack_textures(tmp_path / TEXTURES, ProceduralTextures(64), 64)
+    detector = fitted(bank)
+    plain = complete_memory(detector, bank, 0, CPU)
+    seen = complete_memory(detector, bank, 0, CPU, FreshViews(tmp_path, SynthesizeConfig(fresh=True, light=0.3)))
+    as_they_are = OF_TRAINING + -(-(FACTS.memory - OF_TRAINING) * 2 // 3)
+    assert torch.equal(plain[:as_they_are], seen[:as_they_are])
+    validation = features_of(detector, bank, "validation")
+    assert not any(are_among(seen[as_they_are:], validation))
+    assert all(are_among(plain[OF_TRAINING:], validation))
 
 
 def test_fitting_repeats_itself(bank):
