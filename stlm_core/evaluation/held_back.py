@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from stlm_core.evaluation.detection import Detected
 from stlm_core.evaluation.examples import Best, Example, outcome_of, thumbnail
-from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
+from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.evaluation.predictions import GOOD, Prediction
 
 _FEWEST, _MOST = 4, 8  # pictures
@@ -36,35 +36,25 @@ class HighestScores:
 
 
 @dataclass(frozen=True)
-class Deciding:
-    """``examples``: the highest scores, calibrated, highest first: all that are at or above the threshold as far as
-    there are at most 8, and at least 4 if there are so many images. ``at_or_above``: how many images are. ``without``:
-    calibrated score at which the threshold would be without these, None if none would be left.
+class HeldBack:
+    """``examples``: the highest scores of the held-back images, calibrated, highest first: those that are at or above
+    the threshold and so decide it, but at least 4 and at most 8 if there are so many images. ``at_or_above``: how many
+    are.
     """
 
-    examples: tuple[Example, ...]
-    at_or_above: int
-    without: float | None
+    examples: tuple[Example, ...] = ()
+    at_or_above: int = 0
 
 
-def deciding(
-    highest: Sequence[Example], raw_scores: npt.NDArray[np.float64], parts: Sequence[str], point: OperatingPoint
-) -> Deciding:
-    """Who decides ``point``, the operating point of ``raw_scores`` (n,) of images of ``parts`` (n)."""
-    at_or_above = np.asarray(raw_scores, np.float32) >= np.float32(point.raw_threshold)
-    count = int(at_or_above.sum())
-    rest = raw_scores[~at_or_above]
-    without = None
-    if len(rest):
-        others = [part for part, is_one in zip(parts, at_or_above, strict=True) if not is_one]
-        without = float(point.calibrate(fit_operating_point(rest, point.budget, others).raw_threshold))
-    shown = highest[: min(_MOST, max(_FEWEST, count))]
+def held_back(highest: Sequence[Example], raw_scores: npt.NDArray[np.float64], point: OperatingPoint) -> HeldBack:
+    """What is shown of the ``highest`` of the images with ``raw_scores`` (n,), of which ``point`` was made."""
+    at_or_above = int((np.asarray(raw_scores, np.float32) >= np.float32(point.raw_threshold)).sum())
     examples = (
         replace(
             example,
             score=float(point.calibrate(example.raw_score)),
             outcome=outcome_of(0, bool(point.is_anomalous(example.raw_score))),
         )
-        for example in shown
+        for example in highest[: min(_MOST, max(_FEWEST, at_or_above))]
     )
-    return Deciding(tuple(examples), count, without)
+    return HeldBack(tuple(examples), at_or_above)

@@ -23,7 +23,7 @@ from stlm_core.evaluation.figures import (
     tiles,
     to_png,
 )
-from stlm_core.evaluation.held_back import Deciding
+from stlm_core.evaluation.held_back import HeldBack
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.evaluation.page import page_environment
 from stlm_core.evaluation.pictures import colour_scale, data_uri, jpeg
@@ -36,12 +36,12 @@ def render_report(
     operating_point: OperatingPoint,
     calibration_scores: npt.NDArray[np.float64],
     facts: Mapping[str, str],
-    held_back: Deciding,
+    held_back: HeldBack,
 ) -> str:
     """The report as HTML text.
 
     ``calibration_scores`` (n,): calibrated scores of the held-back good images. ``facts``: name to value, what data,
-    model and code this is about; shown as given, in order. ``held_back``: who decides the threshold.
+    model and code this is about; shown as given, in order. ``held_back``: the highest of these scores, with pictures.
     """
     metrics = evaluation.metrics
     return (
@@ -58,8 +58,8 @@ def render_report(
             defects=_defect_rows(evaluation.defects),
             figures=_figures(evaluation, calibration_scores),
             examples=[_shown(example, operating_point.raw_threshold) for example in evaluation.examples],
-            held_back=held_back,
-            deciding=[_held_back(example, operating_point.raw_threshold) for example in held_back.examples],
+            at_or_above=held_back.at_or_above,
+            highest=[_held_back(example, operating_point.raw_threshold) for example in held_back.examples],
             counts={
                 name: metrics.get(name, 0) for name in ("test_good", "test_anomalous", "test_masks", "test_regions")
             },

@@ -137,9 +137,10 @@ def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[R
     tested = f"{facts.images.get('test', 0):,}" if facts.images.get("test") else "none"
     if findings.images:
         tested += f": {good:,} good" + (f"; defective: {listed}" if listed else ", none defective")
+    last = ", then remembered" if facts.detector.memory else ""
     rows: list[Row] = [
         ("training", f"{facts.images.get('train', 0):,} good images"),
-        ("validation", f"{facts.images.get('validation', 0):,} good images, for choosing among checkpoints"),
+        ("validation", f"{facts.images.get('validation', 0):,} good images, for choosing among checkpoints{last}"),
         ("calibration", f"{facts.images.get('calibration', 0):,} good images, for the threshold alone"),
         ("test", tested),
     ]

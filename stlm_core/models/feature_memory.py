@@ -24,10 +24,10 @@ class FeatureMemory(nn.Module):
     """The plain stream's maps of strides 4, 8 and 16 to the distance from what is remembered; ``size`` vectors.
 
     The maps are averaged over 3 x 3 cells, brought to stride 8 and joined, 152 channels; the distance is Euclidean.
-    ``centre`` and ``deviation`` are those of the distance map over good images that are not remembered: a standardised
-    distance of 1 is one deviation further than a good part. ``share``: the memory's weight in a detector's image
-    score; ``map_share``: that in its anomaly map, whose logits ``map_shift`` brings to the score's level (decision
-    0019).
+    ``centre`` and ``deviation`` are those of the distance map over good images that were not remembered yet: a
+    standardised distance of 1 is one deviation further than a good part. ``share``: the memory's weight in a detector's
+    image score; ``map_share``: that in its anomaly map, whose logits ``map_shift`` brings to the score's level
+    (decision 0019).
     """
 
     vectors: Tensor

@@ -22,7 +22,7 @@ from stlm_core.training.distill import Distillation
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import CURVE, Outcome, run_loop
 from stlm_core.training.optimisation import pick_device, trained_parameters
-from stlm_core.training.remember import fit_memory
+from stlm_core.training.remember import fit_memory, rows_of_training
 from stlm_core.training.validation import PseudoValidation
 
 STEP = "distill"
@@ -67,8 +67,8 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
             write_selection(folder, Outcome(0, {}))
             write_bytes_atomic(folder / CURVE, b"step,train_total\n")
         return (
-            f"{config.model.memory} features remembered; nothing to distill: the plain stream is the teacher, and the "
-            "line has no denoising stream"
+            f"{rows_of_training(config.model.memory, bank)} features remembered; nothing to distill: the plain stream "
+            "is the teacher, and the line has no denoising stream"
         )
     task = Distillation(to_device(detector, device), pairs, PseudoValidation(bank), config.distill, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.distill, folder, device, ranks)

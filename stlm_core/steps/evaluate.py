@@ -20,7 +20,7 @@ from stlm_core.evaluation.evidence import FILE as EVIDENCE
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import write_examples
 from stlm_core.evaluation.figures import contact_sheet, pro_figure, roc_figure, score_histogram, to_png
-from stlm_core.evaluation.held_back import HighestScores, deciding
+from stlm_core.evaluation.held_back import HighestScores, held_back
 from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
@@ -83,9 +83,9 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         _with_training_images(evaluation.evidence, manifest).save(folder / EVIDENCE)
         _write_figures(folder / "figures", evaluation, calibration["score"].to_numpy(), point)
         write_examples(folder / EXAMPLES, evaluation.examples, point.raw_threshold)
-        held_back = deciding(runner.highest.sorted(), raw, parts, point)
+        highest = held_back(runner.highest.sorted(), raw, point)
         facts = _facts(config, manifest, detector)
-        html = render_report(config.name, evaluation, point, calibration["score"].to_numpy(), facts, held_back)
+        html = render_report(config.name, evaluation, point, calibration["score"].to_numpy(), facts, highest)
         write_bytes_atomic(folder / REPORT, html.encode())
         return _summary(evaluation.metrics)
 

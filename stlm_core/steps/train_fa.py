@@ -24,7 +24,7 @@ from stlm_core.training.balance import memory_balance
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
-from stlm_core.training.remember import complete_memory
+from stlm_core.training.remember import complete_memory, require_spare_rows
 from stlm_core.training.validation import PseudoValidation
 
 STEP = "train-fa"
@@ -56,6 +56,8 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     bank, pairs = open_data(config, workspace, ranks)
     detector = new_detector(config, workspace, "fa", seed=config.fa.seed)
     load_streams(workspace.need("distill", STREAMS), detector)
+    if detector.memory is not None:
+        require_spare_rows(detector, bank)
     validation = PseudoValidation(bank)
     task = Aggregation(to_device(detector, device), pairs, validation, config.fa, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.fa, folder, device, ranks)

@@ -33,6 +33,8 @@ def memory_balance(
 
     The anomaly map keeps its own ``map_share``: where the memory is loud, borders are blurred. The shift is what its
     largest logits lack in the mean over the validation images as they are, so that one threshold suits score and map.
+
+    For a memory that has not been completed by the validation images.
     """
     memory = detector.memory
     assert memory is not None

@@ -22,8 +22,8 @@ from stlm_core.training.fresh import FreshViews, Images
 _BATCH = 8
 # Features of training images among which the memory is chosen; of more it is not better (docs/decisions/0017).
 _CANDIDATES = 60_000
-_AGAIN = 2  # fresh views of every training image besides the image as it is
-_AS_THEY_ARE = 2 / 3  # share of the memory that is chosen from the images as they are, before any fresh view
+_AGAIN = 2  # fresh views of every image besides the image as it is
+_AS_THEY_ARE = 2 / 3  # share of the vectors that is chosen from the images as they are, before any fresh view
 _FEWEST_DEVIATION = 1e-6
 
 
@@ -50,7 +50,7 @@ def fit_memory(
     if not validation:
         raise UserError("the bank has no `validation` images; raise data.validation_fraction or add good images")
     size = memory.vectors.shape[0]
-    chosen = _chosen(detector, bank, training, _of_training(size, bank), None, seed, device, fresh)
+    chosen = _chosen(detector, bank, training, rows_of_training(size, bank), None, seed, device, fresh)
     memory.vectors.copy_(torch.cat([chosen, chosen[:1].expand(size - len(chosen), -1)]))
     side = (detector.facts.size // 2,) * 2
     maps = [
@@ -69,18 +69,35 @@ def complete_memory(
 ) -> Tensor:
     """The vectors of a memory that :func:`fit_memory` made, completed by features of the validation images.
 
-    For when these have nothing left to judge (docs/decisions/0024). They get as many rows as they are of the good
-    images, and what is chosen is farthest from what is remembered already. Centre and deviation stay those of images
-    that were not remembered.
+    For when these have nothing left to judge (docs/decisions/0024). Their share of the rows is that of the validation
+    images among the training and validation images, and what is chosen is farthest from what is remembered already.
+    Centre and deviation stay those of images that were not remembered.
     """
     vectors = _memory(detector).vectors
+    own = vectors[: rows_of_training(len(vectors), bank)]
+    if len(own) == len(vectors):
+        return vectors.cpu()
     detector.eval()
-    own = vectors[: _of_training(len(vectors), bank)]
     views = bank.as_they_are("validation")
     return _chosen(detector, bank, views, len(vectors) - len(own), own, seed, device, fresh).cpu()
 
 
-def _of_training(size: int, bank: Bank) -> int:
+def require_spare_rows(detector: Detector, bank: Bank) -> None:
+    """Refuse a memory whose rows for the validation images of ``bank`` are not free.
+
+    Raises:
+        UserError: another bank was remembered, or an earlier version that left no row free.
+    """
+    vectors = _memory(detector).vectors
+    spare = vectors[rows_of_training(len(vectors), bank) :]
+    if not torch.equal(spare, vectors[:1].expand_as(spare)):
+        raise UserError(
+            f"{bank.folder}: the memory was not made from this bank, or by an earlier version; run "
+            "`stlm distill --force` again"
+        )
+
+
+def rows_of_training(size: int, bank: Bank) -> int:
     """How many of a memory's ``size`` vectors come from the training images."""
     training, validation = len(bank.as_they_are("train")), len(bank.as_they_are("validation"))
     return size - size * validation // (training + validation)

@@ -22,6 +22,8 @@ _BATCH = 8
 class PseudoValidation:
     """The bank's ``validation`` views: each held-back good image and its pseudo-anomalous variants.
 
+    Says nothing of a detector from ``train-fa`` with a memory: it has remembered these images last of all.
+
     Raises:
         UserError: the bank has no validation images.
     """

@@ -27,7 +27,7 @@ from stlm_core.steps.quantize import quantize
 from stlm_core.steps.synthesize import synthesize
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
-from stlm_core.training.remember import fit_memory
+from stlm_core.training.remember import complete_memory, fit_memory
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
@@ -64,6 +64,7 @@ def _shipped(manifest: Manifest, bank: Bank) -> tuple[ShippedDetector, ShippedDe
         top_pixels=30,
     ).eval()
     fit_memory(detector, bank, 0, torch.device("cpu"))
+    detector.memory.vectors.copy_(complete_memory(detector, bank, 0, torch.device("cpu")))
     pixels = {}
     for row in manifest.rows:
         with Image.open(manifest.image_path(row)) as image:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from stlm_core.evaluation.evaluate import Evaluation, evaluate_predictions
 from stlm_core.evaluation.figures import DARK, contact_sheet, score_histogram, to_png
-from stlm_core.evaluation.held_back import Deciding
+from stlm_core.evaluation.held_back import HeldBack
 from stlm_core.evaluation.operating_point import fit_operating_point
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
@@ -22,7 +22,7 @@ from stlm_core.evaluation.verdict import verdicts
 
 POINT = fit_operating_point(np.linspace(0.05, 0.4, 40), 0.05)
 HELD_BACK = POINT.calibrate(np.linspace(0.05, 0.4, 40)).astype(np.float64)
-NOBODY = Deciding((), 0, None)
+NOBODY = HeldBack()
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -49,7 +49,7 @@ def evaluated(good: int = 10, defects: int = 8, masked: bool = True, name: str =
     return evaluate_predictions(predictions, POINT, report_images=6)
 
 
-def render(evaluation: Evaluation, held_back: Deciding = NOBODY) -> Page:
+def render(evaluation: Evaluation, held_back: HeldBack = NOBODY) -> Page:
     return Page(render_report("bottle", evaluation, POINT, HELD_BACK, {"Teacher": "lite_medsam"}, held_back))
 
 
@@ -94,21 +94,22 @@ def test_names_from_the_data_cannot_inject_markup() -> None:
     assert HOSTILE in page.text
 
 
-def test_report_shows_the_good_images_that_decide_the_threshold() -> None:
+def test_report_shows_the_highest_scores_of_held_back_images() -> None:
     example = evaluate_predictions([prediction(0, "good")], POINT).examples[0]
     above = replace(example, path="train/good/007.png", raw_score=POINT.raw_threshold + 0.1, outcome="false_reject")
     at = replace(example, path=f"train/good/{HOSTILE}.png", raw_score=POINT.raw_threshold)
-    page = render(evaluated(), Deciding((above, at, replace(at, raw_score=0.1)), 2, 0.25))
+    page = render(evaluated(), HeldBack((above, at, replace(at, raw_score=0.1)), 2))
     text = re.sub(r"\s+", " ", page.text)
-    assert "These 3 of 40 held-back good images score highest; 2 are at or above the threshold." in text
-    assert "the threshold would be at a score of 0.25 instead of 0.50" in text
+    assert "from 40 held-back good images: 2 of them are at or above it. Here are the 3 highest." in text
+    one = re.sub(r"\s+", " ", render(evaluated(), HeldBack((at,), 1)).text)
+    assert "1 of them is at or above it. Here is the highest." in one
     for place in ("above", "at", "below"):
         assert f"{place} the threshold" in text
     alternatives = [attributes.get("alt") or "" for tag, attributes in page.tags if tag == "img"]
     shown = [text for text in alternatives if text.endswith("train/good/007.png")]
     assert shown == [f"{what} of train/good/007.png" for what in ("image", "heat map", "overlay")]
     assert "script" not in {tag for tag, _ in page.tags}
-    assert "decide the threshold" not in render(evaluated()).text
+    assert "The highest scores" not in render(evaluated()).text
 
 
 def test_same_evaluation_gives_the_same_bytes() -> None:

@@ -23,7 +23,7 @@ from stlm_core.synthesis.plan import SourceImage
 from stlm_core.synthesis.textures import ProceduralTextures
 from stlm_core.training.farthest import farthest
 from stlm_core.training.fresh import FreshViews
-from stlm_core.training.remember import complete_memory, fit_memory
+from stlm_core.training.remember import complete_memory, fit_memory, require_spare_rows
 
 FACTS = DetectorFacts(64, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=False, memory=50)
 OF_TRAINING = 34  # of 50 vectors, 4 of 6 good images being for training
@@ -196,6 +196,21 @@ def test_a_completed_memory_has_seen_other_cameras_of_the_validation_images_too(
     validation = features_of(detector, bank, "validation")
     assert not any(are_among(seen[as_they_are:], validation))
     assert all(are_among(plain[OF_TRAINING:], validation))
+
+
+def test_a_memory_whose_rows_are_taken_is_refused(bank):
+    detector = fitted(bank)
+    require_spare_rows(detector, bank)
+    detector.streams.memory.vectors[-1] += 1  # as a memory of an earlier version or of another bank has it
+    with pytest.raises(UserError, match=r"`stlm distill --force` again"):
+        require_spare_rows(detector, bank)
+
+
+def test_a_memory_too_small_for_the_validation_images_is_left_as_it_is(bank):
+    detector = Detector(DetectorFacts(**{**FACTS.__dict__, "memory": 2})).eval()
+    fit_memory(detector, bank, 0, CPU)
+    require_spare_rows(detector, bank)
+    assert torch.equal(complete_memory(detector, bank, 0, CPU), detector.streams.memory.vectors)
 
 
 def test_fitting_repeats_itself(bank):
