@@ -57,7 +57,10 @@ def render_report(
             missing=[title for name, title, _ in FIGURES if name not in metrics],
             defects=_defect_rows(evaluation.defects),
             figures=_figures(evaluation, calibration_scores),
-            examples=[_shown(example, operating_point.raw_threshold) for example in evaluation.examples],
+            examples=[
+                _shown(example, operating_point.raw_threshold, OUTCOME_NAMES[example.outcome])
+                for example in evaluation.examples
+            ],
             at_or_above=held_back.at_or_above,
             highest=[_held_back(example, operating_point.raw_threshold) for example in held_back.examples],
             counts={
@@ -103,20 +106,19 @@ def _figures(evaluation: Evaluation, calibration_scores: npt.NDArray[np.float64]
     return {name: _Picture(data_uri("png", light[name]), data_uri("png", dark[name]), texts[name]) for name in light}
 
 
-def _shown(example: Example, raw_threshold: float) -> dict[str, object]:
+def _shown(example: Example, raw_threshold: float, verdict: str, left_out: str = "") -> dict[str, object]:
+    """What the page shows of ``example``, without the picture of the caption ``left_out``."""
     pictures = zip(CAPTIONS, tiles(example, raw_threshold), strict=True)
     return {
         "outcome": example.outcome,
-        "verdict": OUTCOME_NAMES[example.outcome],
+        "verdict": verdict,
         "path": example.path,
         "score": example.score,
         "no_mask": example.mask is None and example.outcome in ("missed", "found"),
-        "tiles": [(caption, data_uri("jpeg", jpeg(pixels))) for caption, pixels in pictures],
+        "tiles": [(caption, data_uri("jpeg", jpeg(pixels))) for caption, pixels in pictures if caption != left_out],
     }
 
 
 def _held_back(example: Example, raw_threshold: float) -> dict[str, object]:
-    shown = _shown(example, raw_threshold)
     place = "above" if example.raw_score > raw_threshold else "at" if example.raw_score == raw_threshold else "below"
-    pictures = [(caption, picture) for caption, picture in shown["tiles"] if caption != TRUTH]  # type: ignore[attr-defined]
-    return {**shown, "verdict": f"{place} the threshold", "tiles": pictures}
+    return _shown(example, raw_threshold, f"{place} the threshold", TRUTH)

@@ -54,7 +54,7 @@ class DetectorFacts:
     aggregation: Aggregation = "agreement"
     denoising: bool = True
     memory: int = 0
-    rotation: str = field(default="", compare=False)
+    rotation: str = field(default="", compare=False)  # a detector of another pose is built alike
 
 
 class Detector(nn.Module):
