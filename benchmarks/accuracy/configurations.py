@@ -24,6 +24,8 @@ class Configuration:
     weights_of: str | None = None
 
 
+_NINE = ["perlin", "patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap"]  # profile fast
+
 CONFIGURATIONS: Mapping[str, Configuration] = {
     "default": Configuration(),
     "decoder-alone": Configuration({"evaluate": {"map_source": "fa-alone"}}, weights_of="default"),
@@ -32,9 +34,10 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "best": Configuration({"profile": "best"}),
     # One change to the default each.
     "perlin": Configuration({"synthesize": {"families": ["perlin"]}}),
-    "small-defects": Configuration(
-        {"synthesize": {"families": ["patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap"]}}
-    ),
+    "small-defects": Configuration({"synthesize": {"families": _NINE[1:]}}),
+    "and-finish": Configuration({"synthesize": {"families": [*_NINE, "finish"]}}),
+    "and-crack": Configuration({"synthesize": {"families": [*_NINE[:4], "crack", *_NINE[4:]]}}),
+    "and-finish-and-crack": Configuration({"synthesize": {"families": [*_NINE[:4], "crack", *_NINE[4:], "finish"]}}),
     "kept-variants": Configuration({"synthesize": {"fresh": False}}),
     "same-camera": Configuration({"synthesize": {"light": 0.1, "shift": 0.0, "blur": 0.0, "jpeg_quality": 100}}),
     "same-light": Configuration({"synthesize": {"light": 0.0}}),

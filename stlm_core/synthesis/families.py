@@ -14,7 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from stlm_core.synthesis.blend import pseudo_anomaly
-from stlm_core.synthesis.shapes import Image, Mask, Placed, draw_bar, draw_blob, draw_centre, draw_curve, place
+from stlm_core.synthesis.shapes import (
+    Image,
+    Mask,
+    Placed,
+    draw_area,
+    draw_bar,
+    draw_blob,
+    draw_centre,
+    draw_crack,
+    draw_curve,
+    place,
+)
 from stlm_core.synthesis.textures import TextureSource, draw_texture, to_grey
 
 Pixels = npt.NDArray[np.float32]
@@ -90,6 +101,32 @@ def _scratch(image: Image, material: Material, rng: np.random.Generator) -> Made
     change = rng.choice([-1, 1]) * rng.uniform(15, 110) * _tint(material, rng, 0.15)
     grain = rng.normal(0, 8, (*placed.mask.shape, 1))
     return _mixed(image, placed, _window(image, placed) + change + grain, rng.uniform(0.3, 1.0) * side / 256)
+
+
+def _crack(image: Image, material: Material, rng: np.random.Generator) -> Made | None:
+    """A hairline: long, thin, often faint, four times in five darker than the part."""
+    side = image.shape[0]
+    placed = _placed(image, draw_crack(side, rng), rng)
+    if placed is None:
+        return None
+    change = np.exp(rng.uniform(np.log(12), np.log(90))) * (-1 if rng.random() < 0.8 else 1)
+    grain = rng.normal(0, 0.2, (*placed.mask.shape, 1))
+    return _mixed(image, placed, _window(image, placed) + change * (1 + grain), rng.uniform(0, 0.6) * side / 256)
+
+
+def _finish(image: Image, material: Material, rng: np.random.Generator) -> Made | None:
+    """A large area whose surface came out differently: brightness, contrast, and how much fine structure it shows."""
+    side = image.shape[0]
+    placed = _placed(image, draw_area(side, rng), rng)
+    if placed is None:
+        return None
+    window = _window(image, placed)
+    coarse = cv2.GaussianBlur(window, (0, 0), np.exp(rng.uniform(0, np.log(8))) * side / 256)
+    mean = window[placed.mask].mean(0)
+    fine = (window - coarse) * np.exp(rng.uniform(-1.5, 1.0))
+    gain = np.exp(rng.normal(0, 0.25)) * _tint(material, rng, 0.1)
+    changed = (mean + (coarse - mean) * np.exp(rng.normal(0, 0.3)) + fine) * gain + rng.uniform(-10, 10)
+    return _mixed(image, placed, changed, np.exp(rng.uniform(np.log(0.3), np.log(8))) * side / 256)
 
 
 def _stain(image: Image, material: Material, rng: np.random.Generator) -> Made | None:
@@ -180,11 +217,13 @@ FAMILIES: dict[str, Family] = {
     "patch": _patch,
     "paste": _paste,
     "scratch": _scratch,
+    "crack": _crack,
     "stain": _stain,
     "shade": _shade,
     "dent": _dent,
     "bend": _bend,
     "gap": _gap,
+    "finish": _finish,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from stlm_core.errors import UserError
 from stlm_core.synthesis.blend import is_grey
 from stlm_core.synthesis.families import FAMILIES, Material
 from stlm_core.synthesis.mixture import MIN_VISIBLE_CHANGE, mixed_anomaly
-from stlm_core.synthesis.shapes import draw_bar, draw_blob, draw_centre, draw_curve, place
+from stlm_core.synthesis.shapes import draw_area, draw_bar, draw_blob, draw_centre, draw_crack, draw_curve, place
 from stlm_core.synthesis.textures import ProceduralTextures
 
 from .conftest import part_image
@@ -83,6 +84,37 @@ def test_outlines_are_of_the_size_they_promise(seed: int, side: int) -> None:
     assert max(bar.shape) <= 0.5 * side + 8
     assert curve.any()
     assert max(curve.shape) <= 1.5 * side + 12
+    crack = draw_crack(side, rng)
+    assert crack.any()
+    # No wider than two pixels of 256: little of it is left when a pixel is taken off all around.
+    assert cv2.erode(crack.astype(np.uint8), np.ones((3, 3), np.uint8)).sum() <= 0.25 * crack.sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), side=st.sampled_from([64, 96, 256]))
+def test_a_large_area_is_one_piece_of_the_image(seed: int, side: int) -> None:
+    area = draw_area(side, np.random.default_rng(seed))
+    placed = place(area, (side / 2, side / 2), side)
+    assert placed is not None
+    pieces, _ = cv2.connectedComponents(placed.mask.view(np.uint8))
+    assert pieces == 2  # itself and the background
+    assert 0.001 < placed.mask.sum() / side**2 < 0.7
+
+
+def test_a_finish_leaves_the_surface_but_not_as_it_was():
+    """Its structure shows through, unlike that of a patch of foreign matter."""
+    image = part_image(3)
+    seen = 0
+    for seed in range(20):
+        found = FAMILIES["finish"](image, material(image), np.random.default_rng(seed))
+        if found is None or found[1].sum() < 200:
+            continue
+        made, mask = found
+        before, after = image[mask].mean(-1), made[mask].mean(-1)
+        if before.std() > 5 and after.std() > 5:  # not on a flat place, nor driven into white
+            seen += 1
+            assert np.corrcoef(before, after)[0, 1] > 0.5
+    assert seen >= 5
 
 
 @settings(max_examples=60, deadline=None)
