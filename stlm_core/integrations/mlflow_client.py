@@ -21,6 +21,7 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _REGISTRY_VARIABLE = "MLFLOW_REGISTRY_URI"
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_USERINFO = re.compile(r"://[^/\s]*@")  # to the last @, which may be in the password, too
 # MLflow's own defaults keep trying an absent server for minutes.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -55,13 +56,13 @@ def tracking_uri(root: Path) -> str:
 
 
 def without_credentials(uri: str) -> str:
-    """``uri`` without user, password, query and fragment."""
-    return re.sub(r"[?#].*$", "", re.sub(r"://[^/@]*@", "://", uri))
+    """``uri`` without user, password, query and fragment; a path that is no address stays as it is."""
+    return re.sub(r"[?#].*$", "", _USERINFO.sub("://", uri)) if "://" in uri else uri
 
 
 def without_userinfo(message: str) -> str:
     """A sentence without user and password in the addresses that it quotes."""
-    return re.sub(r"://[^/@\s]*@", "://", message)
+    return _USERINFO.sub("://", message)
 
 
 def missing_database(uri: str) -> Path | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from stlm_core.errors import StlmError
 from stlm_core.files import exclusive_lock, sha256_file
-from stlm_core.integrations.mlflow_client import Tracking
+from stlm_core.integrations.mlflow_client import Tracking, first_line, without_userinfo
 from stlm_core.integrations.names import MODEL_FILE
 from stlm_core.integrations.registry_lock import Lease, bakery_lock
 
@@ -185,19 +185,22 @@ class Registry:
         import mlflow.artifacts
 
         where = f"{self.name} version {version.number}"
-        try:
+        with _store_of_files(f"{MODEL_FILE} of {where}: cannot be fetched"):
             uri = f"models:/{self.name}/{version.number}/{MODEL_FILE}"
             path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
             found = sha256_file(path)
-        except OSError as error:
-            raise StlmError(f"{MODEL_FILE} of {where}: cannot be fetched: {error}") from None
         if found != version.tags.get("onnx_sha256"):
             raise StlmError(f"{MODEL_FILE} of {where}: its sha256 is {found}, not the one that was registered")
         return path
 
     def keep_file(self, run_id: str, path: Path, folder: str) -> None:
-        """Put a file among those of a run."""
-        self._client.log_artifact(run_id, str(path), folder)
+        """Put a file among those of a run.
+
+        Raises:
+            StlmError: the store does not take it.
+        """
+        with _store_of_files(f"{path.name} of MLflow run {run_id}: cannot be stored"):
+            self._client.log_artifact(run_id, str(path), folder)
 
     def _check_lease(self) -> None:
         if self._lease is not None:
@@ -227,18 +230,29 @@ class Registry:
         """
         from mlflow.exceptions import MlflowException
 
-        try:
-            listed = self._client.list_artifacts(run_id, str(PurePosixPath(artifact).parent))
-        except MlflowException as error:
-            if error.error_code in _ABSENT:
+        with _store_of_files(f"{artifact} of MLflow run {run_id}: cannot be fetched"):
+            try:
+                listed = self._client.list_artifacts(run_id, str(PurePosixPath(artifact).parent))
+            except MlflowException as error:
+                if error.error_code in _ABSENT:
+                    return None
+                raise
+            if artifact not in [entry.path for entry in listed]:
                 return None
-            raise
-        if artifact not in [entry.path for entry in listed]:
-            return None
-        try:
             return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
-        except OSError as error:
-            raise StlmError(f"{artifact} of MLflow run {run_id}: cannot be fetched: {error}") from None
+
+
+@contextmanager
+def _store_of_files(failed: str) -> Iterator[None]:
+    """Whatever goes wrong with the store of runs' files becomes an StlmError that starts with ``failed``.
+
+    Files lie behind MLflow's server or in a bucket, and the client of each kind has errors of its own, few of which are
+    OSErrors.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise StlmError(f"{failed}: {without_userinfo(first_line(error))}") from error
 
 
 @dataclass(frozen=True)

@@ -154,10 +154,12 @@ def _points(challenger: Candidate, champion: Candidate, margin: float) -> Iterat
             "their verdicts on single images are not there to compare",
         )
         return
-    for name in COMPARED:
-        title, old, new = TITLES[name], measured(champion, name), measured(challenger, name)
-        if old is None:
-            continue
+    before = {name: value for name in COMPARED if (value := measured(champion, name)) is not None}
+    if not before:
+        told = f"champion {champion.version} has neither figures nor verdicts on single images to compare with"
+        yield Check("figures to compare", "unsure", told)
+    for name, old in before.items():
+        title, new = TITLES[name], measured(challenger, name)
         if new is None:
             yield Check(title, "fail", f"{title} was not measured, champion {champion.version} has {old:.4f}")
             continue

@@ -21,6 +21,7 @@ from stlm_core.steps.champion_test import test_again
 PARITY_ARTIFACT = "export/parity.json"
 EVIDENCE_ARTIFACT = f"evaluation/{FILE}"
 ROLLED_BACK = ("rolled_back_at", "rolled_back_by", "rollback_reason")
+REJECTED = ("rejected_at", "rejected_by", "rejected_reason")
 
 
 def judge(config: LineConfig, registry: Registry, challenger: Version, champion: Version | None) -> Decision:
@@ -29,13 +30,17 @@ def judge(config: LineConfig, registry: Registry, challenger: Version, champion:
     Where the two have too few test images in common, and the challenger's are at hand in the project, the champion's
     file is tested on them; the decision's warnings say so.
     """
-    new = replace(_candidate(registry, challenger), evidence=_evidence(registry, challenger))
+    new = replace(
+        _candidate(registry, challenger),
+        parity_passed=_parity(registry, challenger),
+        evidence=_evidence(registry, challenger),
+    )
     if champion is None:
         return decide(new, None, config.promote)
     old, warnings = _candidate(registry, champion), []
     try:
         old = replace(old, evidence=_evidence(registry, champion))
-    except UserError as error:  # must not keep its successor out
+    except StlmError as error:  # damaged or lost: must not keep its successor out
         warnings.append(f"{error}; it is not used")
     if new.evidence is not None and not _comparable(new.evidence, old.evidence, config):
         try:
@@ -67,18 +72,23 @@ def _tested_again(champion: Candidate, again: Evidence) -> tuple[Candidate, str]
     return replace(champion, evidence=again.take(np.flatnonzero(~known))), told
 
 
-def _candidate(registry: Registry, version: Version) -> Candidate:
-    tags = version.tags
+def _parity(registry: Registry, version: Version) -> bool | None:
+    """Whether the proof of exactly this file passed; None without one."""
     proof = registry.run_json(version.run_id, PARITY_ARTIFACT)
-    parity = None
-    if proof is not None and proof.get("onnx_sha256") == tags.get("onnx_sha256"):
-        parity = proof.get("passed") is True
+    if proof is None or proof.get("onnx_sha256") != version.tags.get("onnx_sha256"):
+        return None
+    return proof.get("passed") is True
+
+
+def _candidate(registry: Registry, version: Version) -> Candidate:
+    """What its tags say of a version."""
+    tags = version.tags
     metrics = {name: value for name in COMPARED if (value := _number(tags.get(name))) is not None}
     return Candidate(
         version=version.number,
         metrics=metrics,
         test_sha256=tags.get("test_sha256", ""),
-        parity_passed=parity,
+        parity_passed=None,
         size_mb=_number(tags.get("size_mb")),
         latency_p95_ms=_number(tags.get("latency_p95_ms")),
         rolled_back=", ".join(tags[name] for name in ROLLED_BACK if name in tags),

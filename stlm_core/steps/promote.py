@@ -21,7 +21,7 @@ from stlm_core.integrations.mlflow_registry import (
     registry_lock,
 )
 from stlm_core.promotion.candidate import Decision
-from stlm_core.steps.judgement import ROLLED_BACK, judge
+from stlm_core.steps.judgement import REJECTED, ROLLED_BACK, judge
 from stlm_core.steps.promotion_records import keep_decision, keep_reference
 
 _LONGEST_REASON = 1000  # characters
@@ -29,7 +29,7 @@ _LONGEST_TAG = 4500  # characters; MLflow takes 5000
 _ATTEMPTS = 5
 _KEPT = ("kept_at", "kept_reason")
 _HUMAN = ("needs_human_at", "needs_human_reason")
-_WAITING = (*_KEPT, *_HUMAN, "rejected_at", "rejected_by", "rejected_reason")
+_WAITING = (*_KEPT, *_HUMAN, *REJECTED)
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,14 @@ def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by:
             champion = registry.at(CHAMPION)
             if champion is None:
                 raise UserError(f"line {config.name}: nothing is in service in {tracking.store}")
-            number = _replaced(champion)
-            back = registry.version(number) if number is not None else None
+            back = _before(registry, champion)
             if back is None:
                 raise UserError(
-                    f"line {config.name}: champion version {champion.number} has no previous one to go back to"
+                    f"line {config.name}: champion version {champion.number} has no previous one to go back to, or "
+                    "only such as were withdrawn"
                 )
-            result = Rollback(config.name, back.number, champion.number, _replaced(back), dry_run)
+            further = _before(registry, back, champion)
+            result = Rollback(config.name, back.number, champion.number, further.number if further else None, dry_run)
             if not dry_run:
                 values = (_now(), by or user_name(), reason or "not stated")
                 registry.tag(champion.number, dict(zip(ROLLED_BACK, values, strict=True)))
@@ -162,8 +163,8 @@ def reject(config: LineConfig, *, reason: str, by: str | None = None) -> int:
             champion, challenger = registry.at(CHAMPION), registry.at(CHALLENGER)
             if challenger is None or (champion is not None and champion.number == challenger.number):
                 raise UserError(f"line {config.name}: no challenger in {tracking.store}")
-            tags = {"rejected_at": _now(), "rejected_by": by or user_name(), "rejected_reason": reason}
-            registry.tag(challenger.number, tags)
+            values = (_now(), by or user_name(), reason)
+            registry.tag(challenger.number, dict(zip(REJECTED, values, strict=True)))
             registry.point(CHALLENGER, None)
             return challenger.number
 
@@ -181,8 +182,8 @@ def _outcome(
     """What is to be done. ``decision`` is None when nobody waits."""
     old = champion.number if champion else None
     if challenger is None or decision is None:
-        previous = _replaced(champion) if champion else None
-        return Promotion(config.name, "already", old, None, previous, (), dry_run)
+        before = _before(registry, champion) if champion else None
+        return Promotion(config.name, "already", old, None, before.number if before else None, (), dry_run)
     force, reason = forced
     reasons = (f"forced: {reason}", *decision.reasons) if force else decision.reasons
     if decision.promote or force:
@@ -217,10 +218,27 @@ def _carry_out(
 
 def _settle(registry: Registry, champion: Version) -> None:
     """Finish what a killed command left: ``previous`` follows from the champion, who is no challenger."""
-    number = _replaced(champion)
-    registry.point(PREVIOUS, number if number is not None and registry.version(number) else None)
+    before = _before(registry, champion)
+    registry.point(PREVIOUS, before.number if before else None)
     if registry.aliases().get(CHALLENGER) == champion.number:
         registry.point(CHALLENGER, None)
+
+
+def _before(registry: Registry, champion: Version, *withdrawn: Version) -> Version | None:
+    """What the champion replaced, or what that one did where it was withdrawn, and so on; None if none is left.
+
+    A version that came into service a second time replaced another one than the first time, so the way back may be a
+    circle.
+    """
+    seen = {champion.number, *(version.number for version in withdrawn)}
+    number = _replaced(champion)
+    while number is not None and number not in seen:
+        seen.add(number)
+        found = registry.version(number)
+        if found is None or ROLLED_BACK[0] not in found.tags:
+            return found
+        number = _replaced(found)
+    return None
 
 
 def _replaced(version: Version) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stlm_core.config import LineConfig
 from stlm_core.data.drift import reference_path
-from stlm_core.errors import StlmError, UserError
+from stlm_core.errors import StlmError
 from stlm_core.files import write_json_atomic
 from stlm_core.integrations.mlflow_registry import Registry, Version
 from stlm_core.promotion.candidate import Decision
@@ -39,21 +39,22 @@ def keep_decision(
         write_json_atomic(path, content)
         try:
             registry.keep_file(challenger.run_id, path, "promotion")
-        except (OSError, StlmError) as error:
+        except StlmError as error:
             print(f"warning: the decision could not be put among the run's files: {error}", file=sys.stderr)
 
 
 def keep_reference(config: LineConfig, registry: Registry, champion: Version) -> None:
     """Let the validation compare with the champion's training images; with none where their statistics are unknown.
 
-    The champion is in service by now, so a folder that cannot be written is a warning; the next command tries again.
+    The champion is in service by now, so a store that does not answer or a folder that cannot be written is a warning;
+    the next ``stlm promote`` tries again.
     """
     path = reference_path(config)
-    statistics = registry.run_json(champion.run_id, STATISTICS_ARTIFACT)
     try:
+        statistics = registry.run_json(champion.run_id, STATISTICS_ARTIFACT)
         if statistics is not None:
             write_json_atomic(path, statistics)
         else:
             path.unlink(missing_ok=True)
-    except (OSError, UserError) as error:
+    except (OSError, StlmError) as error:
         print(f"warning: {error}; drift is measured against the model before", file=sys.stderr)

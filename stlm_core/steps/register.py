@@ -21,6 +21,7 @@ from stlm_core.integrity import SHA256_TAG, SIGNATURE_TAG, SIGNING_KEY, key_path
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.card_excerpt import excerpt
 from stlm_core.steps.contract import StepResult, run_step
+from stlm_core.steps.judgement import REJECTED
 from stlm_core.steps.version_tags import version_tags
 from stlm_core.steps.workspace import Workspace
 
@@ -51,9 +52,11 @@ def register(
 
     The same export registered again is the same version, whatever happened in between: a registration that was
     killed is completed. Outputs that are up to date are still checked against the server. Where ``STLM_SIGNING_KEY``
-    names a private key the version is signed, one that was registered before, too.
+    names a private key the version is signed, one that was registered before, too. A version that somebody rejected
+    does not become the challenger again.
 
     Args:
+        force: do it although the outputs are up to date, and propose the version although it was rejected.
         data_revision: name of the version of the images; None to tell it from the project's files.
 
     Raises:
@@ -92,7 +95,7 @@ def register(
 
         def work(partial: Path) -> str:
             with registry_lock(config.root, config.name):
-                record, summary = _register(tracking, config, inputs, made_from)
+                record, summary = _register(tracking, config, inputs, made_from, force=force)
             write_json_atomic(partial / REGISTRATION, record)
             return summary
 
@@ -100,7 +103,7 @@ def register(
 
 
 def _register(
-    tracking: Tracking, config: LineConfig, inputs: dict[str, Path], made_from: Mapping[str, str]
+    tracking: Tracking, config: LineConfig, inputs: dict[str, Path], made_from: Mapping[str, str], *, force: bool
 ) -> tuple[dict[str, Any], str]:
     content = run_content(config, inputs, made_from)
     registry = Registry(tracking, config.name)
@@ -118,9 +121,11 @@ def _register(
         else:  # other inputs may make the same file, and the key may be new
             registry.tag(version.number, _changed(version, current))
         in_service = registry.aliases().get(CHAMPION) == version.number
-        if not in_service:
+        rejected = not in_service and not force and REJECTED[0] in version.tags
+        if not in_service and not rejected:
+            registry.untag(version.number, *REJECTED)
             registry.point(CHALLENGER, version.number)
-    alias = CHAMPION if in_service else CHALLENGER
+    alias = CHAMPION if in_service else "" if rejected else CHALLENGER
     record = {
         "line": config.name,
         "model": registry.name,
@@ -133,6 +138,10 @@ def _register(
         "store": tracking.store,
     }
     how = "was registered already" if reused else "registered"
+    if rejected:
+        why = version.tags.get(REJECTED[-1], "")
+        stands = f"and rejected: {why}; it stays out unless `stlm register --force` proposes it again"
+        return record, f"{registry.name} version {version.number} {how} {stands} ({tracking.store})"
     return record, f"{registry.name} version {version.number} {how}, {alias} ({tracking.store})"
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from evidence_data import evidence
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from registry_project import CURVE_STEPS, make_project, write_export
 from typer.testing import CliRunner
 
@@ -291,6 +293,79 @@ def test_a_reference_that_cannot_be_written_does_not_undo_the_promotion(
     assert _aliases(config) == {CHAMPION: 1}
 
 
+def test_a_store_of_files_that_fails_undoes_no_decision(
+    project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _ = project
+    for revision in ("r1", "r2"):
+        _register(project, revision)
+        promote(config)
+    _register(project, "r3")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("API request to http://me:p@ss@host/artifacts failed with 503")
+
+    fetch = MlflowClient.list_artifacts
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", refuse)
+        patch.setattr(
+            MlflowClient,
+            "list_artifacts",
+            lambda client, run, path=None: refuse() if path == "validation" else fetch(client, run, path),
+        )
+        assert promote(config).outcome == "promoted"
+        told = capsys.readouterr().err
+        assert "warning: the decision could not be put among the run's files" in told
+        assert "validation/statistics.json of MLflow run" in told
+        assert "drift is measured against the model before" in told
+        assert "p@ss" not in told
+        assert rollback(config).champion == 2
+    assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1}
+
+
+def test_a_champion_whose_files_are_lost_does_not_keep_its_successor_out(
+    project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch, tracking: Tracking
+) -> None:
+    config, _ = project
+    _register(project, "r1")
+    promote(config)
+    _register(project, "r2")
+    champion = Registry(tracking, "tiny").at(CHAMPION)
+    assert champion is not None
+    fetch = MlflowClient.download_artifacts
+
+    def lost(client: MlflowClient, run_id: str, path: str, destination: str | None = None) -> str:
+        if run_id == champion.run_id:
+            raise MlflowException("The following failures occurred while downloading: 404")
+        return fetch(client, run_id, path, destination)
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", lost)
+    result = promote(config)
+    assert result.outcome == "promoted"  # by the figures, on the same test images
+    assert result.decision is not None
+    assert any("cannot be fetched" in warning and "not used" in warning for warning in result.decision.warnings)
+
+
+def test_a_rejected_version_does_not_come_back_from_another_checkout(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, workspace = project
+    _register(project, "r1")
+    promote(config)
+    _register(project, "r2")
+    reject(config, reason="finds fewer dents")
+    shutil.rmtree(workspace.folder("register"))
+    result = register(config, workspace)
+    assert "version 2 was registered already and rejected: finds fewer dents" in result.summary
+    assert _record(workspace)["alias"] == ""
+    assert _aliases(config) == {CHAMPION: 1}
+    assert "version 2 was registered already, challenger" in register(config, workspace, force=True).summary
+    assert _aliases(config) == {CHAMPION: 1, CHALLENGER: 2}
+    again = Registry(tracking, "tiny").version(2)
+    assert again is not None
+    assert "rejected_at" not in again.tags
+
+
 def test_a_worse_challenger_is_kept_back_with_its_reasons(
     project: tuple[LineConfig, Workspace], tracking: Tracking
 ) -> None:
@@ -413,6 +488,19 @@ def test_rollback_walks_back_and_the_gate_remembers(project: tuple[LineConfig, W
     assert version.number == 3
     assert "rollback_reason" not in version.tags
     assert _aliases(config) == {CHAMPION: 3, PREVIOUS: 1}
+
+
+def test_rollback_does_not_go_round_in_a_circle(project: tuple[LineConfig, Workspace]) -> None:
+    config, _ = project
+    for revision in ("r1", "r2", "r1"):  # the settings are reverted: the same file as at first
+        _register(project, revision)
+        promote(config)
+    assert _aliases(config) == {CHAMPION: 1, PREVIOUS: 2}
+    back = rollback(config)
+    assert (back.champion, back.withdrawn, back.previous) == (2, 1, None)
+    assert _aliases(config) == {CHAMPION: 2}
+    with pytest.raises(UserError, match="or only such as were withdrawn"):
+        rollback(config)
 
 
 def test_the_champion_registered_again_does_not_challenge_itself(project: tuple[LineConfig, Workspace]) -> None:

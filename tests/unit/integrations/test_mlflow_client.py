@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stlm_core.errors import UserError
-from stlm_core.integrations.mlflow_client import open_tracking, tracking_uri, without_credentials
+from stlm_core.integrations.mlflow_client import open_tracking, tracking_uri, without_credentials, without_userinfo
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,18 @@ from stlm_core.integrations.mlflow_client import open_tracking, tracking_uri, wi
         ("postgresql+psycopg2://me:secret@db/mlflow", "postgresql+psycopg2://db/mlflow"),
         ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
         ("https://host/a@b", "https://host/a@b"),
+        ("https://me:p@ss@w0rd@host/path", "https://host/path"),
+        ("../images/run#2", "../images/run#2"),
         ("../data/bottle", "../data/bottle"),
     ],
 )
 def test_credentials_are_never_shown(uri: str, shown: str) -> None:
     assert without_credentials(uri) == shown
+
+
+def test_no_password_is_left_in_what_a_server_said() -> None:
+    said = "no answer from https://me:p@ss@host:5000/api, nor from http://a:b@other"
+    assert without_userinfo(said) == "no answer from https://host:5000/api, nor from http://other"
 
 
 def test_the_default_is_a_database_beside_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,6 +305,13 @@ class TestWithoutEvidence:
         assert "measured on different test images" in decision.reasons[0]
 
 
+def test_a_champion_of_which_nothing_is_left_to_compare_asks_for_a_person() -> None:
+    policy = PromoteConfig(min_image_auroc=None)
+    decision = decide(replace(GOOD, metrics={}), replace(CHAMPION, metrics={}), policy)
+    assert decision.outcome == "needs-human"
+    assert any("neither figures nor verdicts" in reason for reason in decision.reasons)
+
+
 def test_markdown_shows_what_decided_first_and_no_markup_of_others() -> None:
     decision = decide(replace(GOOD, rolled_back="<b>x</b> | *y*"), None, POLICY)
     lines = decision_markdown(decision, "line [a](b)").splitlines()
