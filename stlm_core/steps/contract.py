@@ -65,7 +65,8 @@ def run_step(
     peak memory in MiB (of the largest process, where it starts others). When ``folder`` already holds outputs of
     exactly the same inputs, config and code, nothing runs unless ``force``; ``still_good`` can look closer at such
     outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary folder is handed to the next
-    run if inputs, config and code are unchanged, otherwise it is cleared.
+    run if inputs, config and code are unchanged, otherwise it is cleared. With ``force`` only a run that was forced,
+    too, is continued: it is the same command given again.
 
     Raises:
         UserError: an input is missing, the disk is full, or another run of this step holds the folder.
@@ -85,7 +86,7 @@ def run_step(
     with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
         began = time.monotonic()
         try:
-            _prepare(partial, fingerprint, keep=resumable and not force)
+            _prepare(partial, fingerprint, resumable=resumable, forced=force)
             summary = work(partial)
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -142,15 +143,16 @@ def _finished(folder: Path, fingerprint: Mapping[str, Any]) -> str | None:
     return str(manifest["summary"])
 
 
-def _prepare(partial: Path, fingerprint: Mapping[str, Any], *, keep: bool) -> None:
+def _prepare(partial: Path, fingerprint: Mapping[str, Any], *, resumable: bool, forced: bool) -> None:
     mark = partial / _FINGERPRINT
-    text = json.dumps(fingerprint, sort_keys=True)
+    texts = {given: json.dumps({**fingerprint, "forced": given}, sort_keys=True) for given in (True, False)}
     if partial.exists():
-        if keep and mark.is_file() and mark.read_text() == text:
+        continued = (texts[True],) if forced else tuple(texts.values())
+        if resumable and mark.is_file() and mark.read_text() in continued:
             return
         shutil.rmtree(partial)
     partial.mkdir()
-    mark.write_text(text)
+    mark.write_text(texts[forced])
 
 
 def _replace_folder(partial: Path, folder: Path) -> None:

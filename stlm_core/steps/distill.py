@@ -18,6 +18,7 @@ from stlm_core.steps.training import (
     write_selection,
 )
 from stlm_core.steps.workspace import Workspace
+from stlm_core.training.checkpoint import drop_checkpoint
 from stlm_core.training.distill import Distillation
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import CURVE, Outcome, run_loop
@@ -75,6 +76,7 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     if ranks.main:
         save_streams(folder / STREAMS, detector)
         write_selection(folder, outcome)
+        drop_checkpoint(folder)
     return (
         f"streams of step {outcome.best_step}/{config.distill.steps}: on pseudo anomalies image AUROC "
         f"{outcome.best['image_auroc']:.4f}, pixel AUROC {outcome.best['pixel_auroc']:.4f}"

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from stlm_core.config import LineConfig
+from stlm_core.data.inspection import name_files
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.detection import Detected, detect
@@ -74,6 +75,7 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
             calibration = runner.calibration_scores()
             raw, parts = calibration["raw_score"].to_numpy(), calibration["part"].tolist()
             point = fit_operating_point(raw, config.evaluate.false_reject_budget, parts)
+            _require_room_above(point, calibration, config.name)
             evaluation = evaluate_predictions(
                 runner.test_predictions(), point, report_images=config.evaluate.report_images
             )
@@ -145,6 +147,16 @@ def _with_training_images(evidence: Evidence, manifest: Manifest) -> Evidence:
         trained_on=np.array(sorted({row.sha256 for row in rows}), dtype=np.str_),
         trained_parts=np.array(sorted({row.group for row in rows if row.group}), dtype=np.str_),
     )
+
+
+def _require_room_above(point: OperatingPoint, calibration: pd.DataFrame, line: str) -> None:
+    """Refuse a threshold that no score can exceed: nothing would ever be rejected, and every later check would pass."""
+    if point.raw_threshold >= 1:
+        highest = calibration.loc[calibration["raw_score"] >= 1, "path"].tolist()
+        raise UserError(
+            f"line {line}: the threshold is the highest score there is, so nothing would ever be rejected. It comes "
+            f"from held-back good images: {name_files(highest)}. Take out what is not good, or no picture of this line"
+        )
 
 
 def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame) -> list[str]:

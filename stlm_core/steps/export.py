@@ -27,7 +27,9 @@ from stlm_core.progress import progress
 from stlm_core.runtime.capture import CaptureRange, measure_capture, ordinary_captures
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.contract import StepResult, code_version, run_step
+from stlm_core.steps.evaluate import SECTIONS as EVALUATED_SECTIONS
 from stlm_core.steps.manifest_images import row_image
+from stlm_core.steps.provenance import require_made_from
 from stlm_core.steps.workspace import Workspace
 
 # The card names all settings by one hash, and the seeds.
@@ -54,7 +56,8 @@ def export(
         data_revision: name of the version of the images; None to tell it from the project's files.
 
     Raises:
-        UserError: an input is missing or damaged, or the line has no image to prove the export on.
+        UserError: an input is missing or damaged, the evaluation is of another detector or of other settings, or the
+            line has no image to prove the export on.
         StlmError: the graph cannot be exported, or the proof failed.
     """
     inputs = {
@@ -67,6 +70,9 @@ def export(
         "evidence": workspace.need("evaluate", EVIDENCE),
         "manifest": workspace.need("validate", "manifest.parquet"),
     }
+
+    evaluated_on = {name: inputs[name] for name in ("detector", "manifest")}
+    require_made_from(workspace.folder("evaluate"), "evaluate", config, EVALUATED_SECTIONS, evaluated_on)
 
     def work(folder: Path) -> str:
         manifest = Manifest.read(inputs["manifest"], config.resolve(config.data.path))

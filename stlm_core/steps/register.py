@@ -22,6 +22,7 @@ from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.card_excerpt import excerpt
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.judgement import REJECTED
+from stlm_core.steps.provenance import require_made_from
 from stlm_core.steps.version_tags import version_tags
 from stlm_core.steps.workspace import Workspace
 
@@ -60,7 +61,8 @@ def register(
         data_revision: name of the version of the images; None to tell it from the project's files.
 
     Raises:
-        UserError: an input is missing, the key cannot be read, or MLflow does not answer.
+        UserError: an input is missing, the export is of another evaluation or of other settings, the key cannot be
+            read, or MLflow does not answer.
         StlmError: MLflow refused.
     """
     inputs = {
@@ -80,6 +82,8 @@ def register(
         "distill_curve": workspace.need("distill", "curve.csv"),
         "fa_curve": workspace.need("train-fa", "curve.csv"),
     }
+    exported_from = {name: inputs[name] for name in ("metrics", "images", "defects", "evidence")}
+    require_made_from(workspace.folder("export"), "export", config, TRAINED_SECTIONS, exported_from)
     folder = workspace.folder("register")
     made_from = {
         DATA_TAG: revision_of_data(config) if data_revision is None else data_revision,

@@ -21,6 +21,7 @@ from stlm_core.steps.training import (
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.aggregate import Aggregation
 from stlm_core.training.balance import memory_balance
+from stlm_core.training.checkpoint import drop_checkpoint
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.loop import run_loop
 from stlm_core.training.optimisation import pick_device
@@ -73,6 +74,7 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     if ranks.main:
         save_detector(folder / DETECTOR, detector)
         write_selection(folder, outcome)
+        drop_checkpoint(folder)
     return (
         f"detector of step {outcome.best_step}/{config.fa.steps}: on pseudo anomalies image AUROC "
         f"{outcome.best['image_auroc']:.4f}, pixel AUROC {outcome.best['pixel_auroc']:.4f}, "

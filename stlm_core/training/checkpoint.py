@@ -51,3 +51,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     if "cuda_rng" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state.pop("cuda_rng"))
     return state
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Remove the folder's checkpoint, once what was trained is saved."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)

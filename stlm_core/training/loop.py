@@ -67,7 +67,8 @@ def run_loop(
     ``label`` names the training in the progress display and in errors. ``settings.batch_size`` and ``settings.seed``
     are the task's own affair. A checkpoint found in the folder is continued: on a CPU with the same thread count the
     final weights equal those of an undisturbed run bit by bit. CUDA kernels without a deterministic form are allowed
-    and warned about.
+    and warned about. The last checkpoint stays, for whoever is killed before the weights are saved: see
+    :func:`~stlm_core.training.checkpoint.drop_checkpoint`.
 
     With several ``ranks`` each of them calls this, with a task whose losses are means over its equal share of the
     batch; all end with the same weights and outcome, and rank 0 writes.
@@ -92,13 +93,12 @@ def run_loop(
                 if validates or state.step % max(1, settings.validate_every // _CURVE_POINTS_PER_VALIDATION) == 0:
                     figures = ranks.from_main(task.validate) if validates else {}
                     state.record(settings, figures, task.module)
-                if ranks.main and state.step % settings.checkpoint_every == 0 and state.step < settings.steps:
+                if ranks.main and (state.step % settings.checkpoint_every == 0 or state.step == settings.steps):
                     save_checkpoint(folder, state.dump(task, scaler))
                 shown.advance(1, f"loss {losses['total']:.4f}")
     task.module.load_state_dict(state.best_weights)
     if ranks.main:
         write_bytes_atomic(folder / CURVE, _as_csv(state.curve).encode())
-        (folder / CHECKPOINT).unlink(missing_ok=True)
     return Outcome(state.best_step, state.best)
 
 

@@ -115,6 +115,20 @@ def test_the_threshold_counts_parts_and_names_the_one_that_decides(tmp_path: Pat
     assert "are all of one part" not in mixed
 
 
+def test_a_threshold_that_nothing_can_exceed_is_refused_with_the_images_it_comes_from(
+    tmp_path: Path, detector_file: Path
+) -> None:
+    saturated = load_detector(detector_file)
+    with torch.no_grad():
+        list(saturated.aggregation.parameters())[-1].fill_(1e4)  # the last bias: every map is 1 everywhere
+    (tmp_path / "train-fa").mkdir()
+    save_detector(tmp_path / "train-fa" / "detector.safetensors", saturated)
+    config, workspace = prepare(tmp_path, tmp_path / "train-fa" / "detector.safetensors")
+    with pytest.raises(UserError, match=r"nothing would ever be rejected.*train/good/\d+\.png"):
+        evaluate(config, workspace)
+    assert not workspace.folder("evaluate").exists()
+
+
 def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Workspace, Path]) -> None:
     config, _, folder = evaluated
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

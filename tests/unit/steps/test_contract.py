@@ -99,6 +99,25 @@ def test_a_resumable_step_gets_its_half_done_work_back_unless_something_changed(
     assert found == [False, True, False]
 
 
+def test_a_forced_step_that_was_killed_is_continued_by_the_same_command(config, source, tmp_path):
+    folder = tmp_path / "evaluate"
+    found = []
+
+    def work(partial):
+        found.append((partial / "half.txt").exists())
+        (partial / "half.txt").write_text("x")
+        if len(found) in (1, 2):
+            raise KeyboardInterrupt
+        return "done"
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, source, folder, work, resumable=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, source, folder, work, resumable=True, force=True)  # all over again
+    run(config, source, folder, work, resumable=True, force=True)
+    assert found == [False, False, True]
+
+
 def test_a_second_run_of_the_same_step_is_refused(config, source, tmp_path):
     with (tmp_path / ".evaluate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

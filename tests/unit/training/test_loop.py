@@ -16,7 +16,7 @@ import torch
 
 from stlm_core.errors import StlmError
 from stlm_core.seeding import derive_seed
-from stlm_core.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from stlm_core.training.checkpoint import CHECKPOINT, drop_checkpoint, load_checkpoint, save_checkpoint
 from stlm_core.training.loop import CURVE, run_loop
 from stlm_core.training_settings import TrainingConfig
 
@@ -69,7 +69,18 @@ def test_the_best_weights_are_kept_and_the_curve_written(tmp_path):
     assert [int(float(row["step"])) for row in rows] == list(range(4, 61, 4))
     assert float(rows[-1]["train_total"]) < float(rows[0]["train_total"])
     assert [row["step"] for row in rows if row["validation_selection"]] == ["20", "40", "60"]
-    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_run_killed_after_its_last_step_has_nothing_to_train_again(tmp_path):
+    done = Regression()
+    outcome = run_loop(done, "toy", settings(), tmp_path, CPU)  # and the process dies before it has saved the weights
+    again = Regression()
+    again.losses = lambda step: pytest.fail("a step was trained again")
+    assert run_loop(again, "toy", settings(), tmp_path, CPU) == outcome
+    for key, value in done.module.state_dict().items():
+        assert torch.equal(value, again.module.state_dict()[key]), key
+    drop_checkpoint(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [CURVE]
 
 
 def test_a_worse_end_does_not_replace_the_best_step(tmp_path):
