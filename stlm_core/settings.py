@@ -12,7 +12,7 @@ from stlm_core.settings_section import Fraction, Section
 # What a rule does; YAML reads a bare `off` as false.
 Severity = Annotated[Literal["warn", "fail", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
 # Names of the kinds of pseudo anomaly in stlm_core.synthesis.families.
-FamilyName = Literal["perlin", "patch", "paste", "scratch", "crack", "stain", "shade", "dent", "bend", "gap", "finish"]
+FamilyName = Literal["perlin", "patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap", "finish"]
 # Names of the adapters in stlm_core.data.adapters.
 Format = Literal[
     "mvtec",

@@ -36,8 +36,6 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "perlin": Configuration({"synthesize": {"families": ["perlin"]}}),
     "small-defects": Configuration({"synthesize": {"families": _NINE[1:]}}),
     "and-finish": Configuration({"synthesize": {"families": [*_NINE, "finish"]}}),
-    "and-crack": Configuration({"synthesize": {"families": [*_NINE[:4], "crack", *_NINE[4:]]}}),
-    "and-finish-and-crack": Configuration({"synthesize": {"families": [*_NINE[:4], "crack", *_NINE[4:], "finish"]}}),
     "kept-variants": Configuration({"synthesize": {"fresh": False}}),
     "same-camera": Configuration({"synthesize": {"light": 0.1, "shift": 0.0, "blur": 0.0, "jpeg_quality": 100}}),
     "same-light": Configuration({"synthesize": {"light": 0.0}}),

@@ -22,7 +22,6 @@ from stlm_core.synthesis.shapes import (
     draw_bar,
     draw_blob,
     draw_centre,
-    draw_crack,
     draw_curve,
     place,
 )
@@ -101,17 +100,6 @@ def _scratch(image: Image, material: Material, rng: np.random.Generator) -> Made
     change = rng.choice([-1, 1]) * rng.uniform(15, 110) * _tint(material, rng, 0.15)
     grain = rng.normal(0, 8, (*placed.mask.shape, 1))
     return _mixed(image, placed, _window(image, placed) + change + grain, rng.uniform(0.3, 1.0) * side / 256)
-
-
-def _crack(image: Image, material: Material, rng: np.random.Generator) -> Made | None:
-    """A hairline: long, thin, often faint, four times in five darker than the part."""
-    side = image.shape[0]
-    placed = _placed(image, draw_crack(side, rng), rng)
-    if placed is None:
-        return None
-    change = np.exp(rng.uniform(np.log(12), np.log(90))) * (-1 if rng.random() < 0.8 else 1)
-    grain = rng.normal(0, 0.2, (*placed.mask.shape, 1))
-    return _mixed(image, placed, _window(image, placed) + change * (1 + grain), rng.uniform(0, 0.6) * side / 256)
 
 
 def _finish(image: Image, material: Material, rng: np.random.Generator) -> Made | None:
@@ -217,7 +205,6 @@ FAMILIES: dict[str, Family] = {
     "patch": _patch,
     "paste": _paste,
     "scratch": _scratch,
-    "crack": _crack,
     "stain": _stain,
     "shade": _shade,
     "dent": _dent,

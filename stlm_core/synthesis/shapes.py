@@ -97,7 +97,7 @@ def draw_bar(side: int, rng: np.random.Generator) -> Mask:
     width = np.exp(rng.uniform(np.log(0.006), np.log(0.04))) * side
     turn = rng.uniform(0, np.pi)
     half = np.array([np.cos(turn), np.sin(turn)]) * length / 2
-    return _strokes([[-half, half]], max(1, round(width)))
+    return _stroke([-half, half], max(1, round(width)))
 
 
 def draw_curve(side: int, rng: np.random.Generator) -> Mask:
@@ -109,19 +109,7 @@ def draw_curve(side: int, rng: np.random.Generator) -> Mask:
     for _ in range(pieces):
         turn += rng.normal(0, 0.35)
         points.append(points[-1] + np.array([np.cos(turn), np.sin(turn)]) * length / pieces)
-    return _strokes([points], max(1, round(int(rng.integers(1, 5)) * side / 256)))
-
-
-def draw_crack(side: int, rng: np.random.Generator) -> Mask:
-    """A jagged line on a course, 8 to 100 % of ``side`` long, 1 or 2 pixels of 256 wide; one in three forks."""
-    length = np.exp(rng.uniform(np.log(0.08), np.log(1.0))) * side
-    course, jag = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.6)
-    start = -np.array([np.cos(course), np.sin(course)]) * length / 2
-    lines = [_jagged(start, course, length, jag, rng)]
-    if rng.random() < 1 / 3:
-        fork = course + rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)
-        lines.append(_jagged(lines[0][len(lines[0]) // 2], fork, length * rng.uniform(0.2, 0.5), jag, rng))
-    return _strokes(lines, max(1, round(int(rng.integers(1, 3)) * side / 256)))
+    return _stroke(points, max(1, round(int(rng.integers(1, 5)) * side / 256)))
 
 
 def draw_area(side: int, rng: np.random.Generator) -> Mask:
@@ -141,19 +129,9 @@ def draw_area(side: int, rng: np.random.Generator) -> Mask:
     return canvas.view(np.bool_)
 
 
-def _jagged(
-    start: npt.NDArray[np.float64], course: float, length: float, jag: float, rng: np.random.Generator
-) -> list[npt.NDArray[np.float64]]:
-    """The points of a line of ``length`` pixels whose pieces differ from ``course`` by ``jag`` radians."""
-    pieces = int(rng.integers(5, 20))
-    turns = course + rng.normal(0, jag, pieces)
-    steps = np.stack([np.cos(turns), np.sin(turns)], axis=1) * length / pieces
-    return [start, *(start + np.cumsum(steps, axis=0))]
-
-
-def _strokes(lines: list[list[npt.NDArray[np.float64]]], width: int) -> Mask:
-    """Polylines around the origin, drawn ``width`` pixels wide in the smallest square window around the origin."""
-    reach = int(np.ceil(max(float(np.abs(point).max()) for line in lines for point in line))) + width + 2
+def _stroke(points: list[npt.NDArray[np.float64]], width: int) -> Mask:
+    """A polyline around the origin, drawn ``width`` pixels wide in the smallest square window around the origin."""
+    reach = int(np.ceil(max(float(np.abs(point).max()) for point in points))) + width + 2
     canvas = np.zeros((2 * reach + 1, 2 * reach + 1), np.uint8)
-    cv2.polylines(canvas, [np.rint(np.array(line) + reach).astype(np.int32) for line in lines], False, 1, width)
+    cv2.polylines(canvas, [np.rint(np.array(points) + reach).astype(np.int32)], False, 1, width)
     return canvas.view(np.bool_)
