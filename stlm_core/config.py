@@ -54,6 +54,9 @@ SECTIONS = (
 # Those that a model depends on; the others say what is done with it and where.
 TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "promote", "resources", "schedule"))
 
+# Those that a detector is judged by.
+EVALUATED_SECTIONS = ("data", "distill", "fa", "evaluate")
+
 
 class LineConfig(Section):
     """Everything one line's pipeline reads. ``root``: folder that relative paths start from."""

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 REPLACES = "replaces"
+# Tags of a version that was withdrawn from service, and of one that somebody said no to.
+ROLLED_BACK = ("rolled_back_at", "rolled_back_by", "rollback_reason")
+REJECTED = ("rejected_at", "rejected_by", "rejected_reason")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST",)
 
 

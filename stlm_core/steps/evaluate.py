@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from stlm_core.config import LineConfig
+from stlm_core.config import EVALUATED_SECTIONS, LineConfig
 from stlm_core.data.inspection import name_files
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import StlmError, UserError
@@ -34,7 +34,7 @@ from stlm_core.steps.workspace import Workspace
 from stlm_core.training.optimisation import pick_device
 
 # Seeds of the training are shown in the report.
-SECTIONS = ("data", "distill", "fa", "evaluate")
+SECTIONS = EVALUATED_SECTIONS
 METRICS = "metrics.json"
 OPERATING_POINT = "operating_point.json"
 REPORT = "report.html"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from stlm_core.config import TRAINED_SECTIONS, LineConfig
+from stlm_core.config import EVALUATED_SECTIONS, TRAINED_SECTIONS, LineConfig
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
@@ -27,7 +27,6 @@ from stlm_core.progress import progress
 from stlm_core.runtime.capture import CaptureRange, measure_capture, ordinary_captures
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.contract import StepResult, code_version, run_step
-from stlm_core.steps.evaluate import SECTIONS as EVALUATED_SECTIONS
 from stlm_core.steps.manifest_images import row_image
 from stlm_core.steps.provenance import require_made_from
 from stlm_core.steps.workspace import Workspace

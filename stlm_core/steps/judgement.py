@@ -11,7 +11,7 @@ import numpy as np
 from stlm_core.config import LineConfig
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence import FILE, Evidence
-from stlm_core.integrations.mlflow_registry import Registry, Version
+from stlm_core.integrations.mlflow_registry import ROLLED_BACK, Registry, Version
 from stlm_core.integrity import VERIFY_KEY, key_path, verify_signature
 from stlm_core.promotion.candidate import Candidate, Decision
 from stlm_core.promotion.gate import COMPARED, decide
@@ -20,8 +20,6 @@ from stlm_core.steps.champion_test import test_again
 
 PARITY_ARTIFACT = "export/parity.json"
 EVIDENCE_ARTIFACT = f"evaluation/{FILE}"
-ROLLED_BACK = ("rolled_back_at", "rolled_back_by", "rollback_reason")
-REJECTED = ("rejected_at", "rejected_by", "rejected_reason")
 
 
 def judge(config: LineConfig, registry: Registry, challenger: Version, champion: Version | None) -> Decision:

@@ -15,13 +15,15 @@ from stlm_core.integrations.mlflow_registry import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
+    REJECTED,
     REPLACES,
+    ROLLED_BACK,
     Registry,
     Version,
     registry_lock,
 )
 from stlm_core.promotion.candidate import Decision
-from stlm_core.steps.judgement import REJECTED, ROLLED_BACK, judge
+from stlm_core.steps.judgement import judge
 from stlm_core.steps.promotion_records import keep_decision, keep_reference
 
 _LONGEST_REASON = 1000  # characters

@@ -13,7 +13,7 @@ from stlm_core.errors import UserError
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
 from stlm_core.files import read_json_object, sha256_bytes, sha256_file, write_json_atomic
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking, without_credentials
-from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version, registry_lock
+from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, REJECTED, Registry, Version, registry_lock
 from stlm_core.integrations.mlflow_run import RunContent, finish_run
 from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import dvc_revision, git_revision
@@ -21,7 +21,6 @@ from stlm_core.integrity import SHA256_TAG, SIGNATURE_TAG, SIGNING_KEY, key_path
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.card_excerpt import excerpt
 from stlm_core.steps.contract import StepResult, run_step
-from stlm_core.steps.judgement import REJECTED
 from stlm_core.steps.provenance import require_made_from
 from stlm_core.steps.version_tags import version_tags
 from stlm_core.steps.workspace import Workspace

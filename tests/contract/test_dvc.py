@@ -25,6 +25,7 @@ PLUMBING = (
     "integrations.revision",
     "integrations.s3",
     "steps.contract",
+    "steps.provenance",
     "steps.weights",
     "steps.workspace",
     "weights.download",
