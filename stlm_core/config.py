@@ -235,6 +235,11 @@ def _refuse_contradictions(config: LineConfig, known: Collection[str], where: st
             f"{where}: `fa.joint_finetune`: true trains the denoising stream on, and model.denoising_stream: false "
             "leaves it out; set fa.joint_finetune: false"
         )
+    if {"data", "synthesize"} <= {*known} and config.synthesize.fresh and not config.data.validation_fraction:
+        raise UserError(
+            f"{where}: `data.validation_fraction`: 0 keeps no images to judge the training by, and synthesize.fresh: "
+            "true keeps pseudo anomalies of these only; raise data.validation_fraction"
+        )
 
 
 def _mapping(params: Path, where: str, value: Any) -> dict[str, Any]:

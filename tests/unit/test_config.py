@@ -75,6 +75,14 @@ def test_a_container_without_one_of_two_sections_does_not_judge_them_by_its_defa
         line_from_sections("a", {"model": model, "fa": {**fa, "joint_finetune": True}}, tmp_path)
 
 
+def test_fresh_views_need_validation_images(tmp_path):
+    data, none = {"path": "images", "validation_fraction": 0.01}, {"path": "images", "validation_fraction": 0}
+    assert load_line(write(tmp_path, changed(data=none)), "a").data.validation_fraction == 0
+    assert load_line(write(tmp_path, changed(data=data, synthesize={"fresh": True})), "a").synthesize.fresh
+    with pytest.raises(UserError, match=r"lines\.a: `data\.validation_fraction`: 0 .* synthesize\.fresh: true"):
+        load_line(write(tmp_path, changed(data=none, synthesize={"fresh": True})), "a")
+
+
 def test_broken_yaml_names_the_line(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("defaults:\n  a: [1\nb")
