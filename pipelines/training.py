@@ -102,6 +102,7 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                     evaluate=evaluate,
                     export=export,
                     register=register,
+                    promote=promote,
                 ),
                 "Anything new?",
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,8 @@ def load_line(params: Path, line: str) -> LineConfig:
     """The merged, validated configuration of one line.
 
     Raises:
-        UserError: unknown line or profile, or a setting with a wrong name, type or range; the message
-            names the setting by its dotted path.
+        UserError: unknown line or profile, a setting with a wrong name, type or range, or two that exclude each
+            other; the message names the setting by its dotted path.
     """
     tree = load_params(params)
     if line not in tree["lines"]:
@@ -168,7 +168,7 @@ def load_line(params: Path, line: str) -> LineConfig:
     for layer in (tree["defaults"], _mapping(params, f"profiles.{profile}", tree["profiles"][profile]), own):
         merged = deep_merge(merged, layer)
     merged.update(name=line, profile=profile, root=params.resolve().parent)
-    return _validated(merged, f"{params}: lines.{line}")
+    return _validated(merged, SECTIONS, f"{params}: lines.{line}")
 
 
 def as_parameter(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,23 +206,43 @@ def line_from_sections(line: str, sections: Mapping[str, Any], root: Path) -> Li
     is a path that leads nowhere.
 
     Raises:
-        UserError: a line's name that cannot be one, or a setting with a wrong name, type or range.
+        UserError: a line's name that cannot be one, a setting with a wrong name, type or range, or two that exclude
+            each other.
     """
     if not LINE_NAME.fullmatch(line):
         raise UserError(f"line name `{_one_line(line)}` must be lower-case letters, digits, - and _, at most 64")
     given: dict[str, Any] = {section: from_parameter(sections.get(section) or {}) for section in SECTIONS}
+    known = [section for section, values in given.items() if values]
     given["data"] = given["data"] or {"path": "-"}
-    return _validated({**given, "name": line, "profile": sections.get("profile") or "", "root": root}, f"line {line}")
+    merged = {**given, "name": line, "profile": sections.get("profile") or "", "root": root}
+    return _validated(merged, known, f"line {line}")
 
 
-def _validated(merged: dict[str, Any], where: str) -> LineConfig:
+def _validated(merged: dict[str, Any], known: Collection[str], where: str) -> LineConfig:
+    """The configuration; only settings of the ``known`` sections can exclude each other."""
     try:
-        return LineConfig.model_validate(merged)
+        config = LineConfig.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         setting = _one_line(".".join(str(part) for part in first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UserError(f"{where}: `{setting}`: {_one_line(first['msg'])}{more}") from None
+    _refuse_contradictions(config, known, where)
+    return config
+
+
+def _refuse_contradictions(config: LineConfig, known: Collection[str], where: str) -> None:
+    # A container gets some sections only: the defaults that stand for the others are not what the line has.
+    if {"model", "fa"} <= {*known} and config.fa.joint_finetune and not config.model.denoising_stream:
+        raise UserError(
+            f"{where}: `fa.joint_finetune`: true trains the denoising stream on, and model.denoising_stream: false "
+            "leaves it out; set fa.joint_finetune: false"
+        )
+    if {"data", "synthesize"} <= {*known} and config.synthesize.fresh and not config.data.validation_fraction:
+        raise UserError(
+            f"{where}: `data.validation_fraction`: 0 keeps no images to judge the training by, and synthesize.fresh: "
+            "true keeps pseudo anomalies of these only; raise data.validation_fraction"
+        )
 
 
 def _mapping(params: Path, where: str, value: Any) -> dict[str, Any]:

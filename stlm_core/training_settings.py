@@ -40,7 +40,8 @@ class DistillConfig(TrainingConfig):
 
 
 class FaConfig(TrainingConfig):
-    """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too.
+    """Training of the feature aggregation; with ``joint_finetune`` its loss reaches the streams too,
+    of which there must be one that is trained: not with ``model.denoising_stream: false``.
 
     ``optimiser.lr`` is for the residual blocks, ``optimiser.head_lr`` (null: the same) for pyramid and head,
     ``stream_lr`` for the streams, ``skip_lr`` for the two numbers of the discrepancy skip.

@@ -28,6 +28,25 @@ tiny (uint8[N,H,W,3] image) => (float[N] score, float[N,H,W] anomaly_map, bool[N
     is_anomalous = Greater(score, half)
 }
 """
+SATURATED = """
+<ir_version: 10, opset_import: ["": 20]>
+tiny (uint8[N,H,W,3] image) => (float[N] score, float[N,H,W] anomaly_map, bool[N] is_anomalous) {
+    sides = Shape<start = 1, end = 3>(image)
+    images = Shape<start = 0, end = 1>(image)
+    one = Constant<value = int64[1] {1}>()
+    size = Concat<axis = 0>(images, one, sides)
+    side = Constant<value = int64[2] {64, 64}>()
+    few = Concat<axis = 0>(images, one, side)
+    grid = ConstantOfShape<value = float[1] {1.0}>(few)
+    large = Resize<mode = "linear", coordinate_transformation_mode = "half_pixel">(grid, , , size)
+    anomaly_map = Squeeze(large, one)
+    plane = Constant<value = int64[2] {1, 2}>()
+    half = Constant<value = float {0.5}>()
+    score = ReduceMax<keepdims = 0>(anomaly_map, plane)
+    is_anomalous = Greater(score, half)
+}
+"""
+"""The map is a grid of ones, enlarged to the image as export does it."""
 
 
 def tiny_onnx(graph: str = GRAPH, **metadata: str | None) -> bytes:

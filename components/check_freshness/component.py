@@ -20,6 +20,7 @@ def check_freshness(
     evaluate: dict,
     export: dict,
     register: dict,
+    promote: dict,
     stale: dsl.OutputPath(bool),
     reason: dsl.OutputPath(str),
     revision: dsl.OutputPath(str),

@@ -132,6 +132,8 @@ class FactStore:
             write_bytes_atomic(self.file, _to_bytes(self.root, images, masks))
         except UserError as error:
             print(f"{error}; all images will be read again next time", file=sys.stderr)
+        except ValueError as error:  # of Arrow: the name of an image is not UTF-8
+            print(f"{self.file}: {error}; all images will be read again next time", file=sys.stderr)
 
     def _load(self, file: Path) -> None:
         try:
@@ -157,7 +159,7 @@ class FactStore:
 
 
 def _schema(root: Path) -> pa.Schema:
-    return _SCHEMA.with_metadata({"stlm_facts_version": _VERSION, "root": str(root)})
+    return _SCHEMA.with_metadata({"stlm_facts_version": _VERSION, "root": os.fsencode(root)})
 
 
 def _to_bytes(

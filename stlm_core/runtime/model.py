@@ -29,6 +29,9 @@ REQUIRED_METADATA = (
     "code_version",
 )
 PROVIDERS = ("CPUExecutionProvider",)
+ROUNDING = 1e-6
+"""What a score or a map may be outside [0, 1] by: where a map is enlarged, ONNX Runtime makes 1.0000001 of ones."""
+
 _OUTPUT_TYPES = {"score": "tensor(float)", "anomaly_map": "tensor(float)", "is_anomalous": "tensor(bool)"}
 
 
@@ -97,7 +100,8 @@ class DetectorSession:
 
         Raises:
             UserError: wrong dtype or shape.
-            StlmError: ONNX Runtime failed, or the model put out something that is not a number.
+            StlmError: ONNX Runtime failed, or the model put out something that is not a number, or is outside [0, 1] by
+                more than :data:`ROUNDING`.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
             raise UserError(f"{self.name}: needs uint8 images N x H x W x 3, got {images.dtype} {images.shape}")
@@ -105,9 +109,7 @@ class DetectorSession:
             scores, maps, decisions = self._session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(images)})
         except Exception as error:
             raise StlmError(f"{self.name}: inference failed on images {images.shape}: {first_line(error)}") from None
-        if not (np.isfinite(scores).all() and np.isfinite(maps).all()):
-            raise StlmError(f"{self.name}: the model's output is not a number; export it again")
-        return Prediction(scores, maps, decisions)
+        return Prediction(self._in_unit(scores), self._in_unit(maps), decisions)
 
     def complaints(self, pixels: npt.NDArray[np.uint8]) -> tuple[Complaint, ...]:
         """How the picture, uint8 (H, W, 3) RGB, differs in light and focus from the line's good ones; empty if it does
@@ -115,6 +117,14 @@ class DetectorSession:
         if self._captures is None:
             return ()
         return self._captures.complaints(measure_capture(pixels, self._side))
+
+    def _in_unit(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        low, high = float(values.min(initial=0)), float(values.max(initial=1))  # NaN spreads through both
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise StlmError(f"{self.name}: the model's output is not a number; export it again")
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise StlmError(f"{self.name}: an output is not between 0 and 1; export it again")
+        return values.clip(0, 1) if low < 0 or high > 1 else values
 
     def _refuse_foreign(self) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stlm_core.config import LineConfig
 from stlm_core.data.manifest import Manifest
+from stlm_core.errors import UserError
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.build import build_bank
@@ -22,7 +23,8 @@ def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False)
     ``synthesize.fresh`` the textures for training as ``textures.npy``, and ``figures/preview.png``.
 
     Raises:
-        UserError: the manifest or a texture folder is missing, or an image or texture is unreadable.
+        UserError: the manifest or a texture folder is missing, an image or texture is unreadable, or
+            ``synthesize.fresh`` finds no validation image, the only ones whose variants it keeps.
     """
     settings = config.synthesize
     root = config.resolve(config.data.path)
@@ -35,7 +37,7 @@ def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False)
         bank = build_bank(
             folder,
             root,
-            _sources(Manifest.read(inputs["manifest"], root)),
+            _sources(Manifest.read(inputs["manifest"], root), settings.fresh),
             open_textures(textures, config.image.size),
             settings,
             size=config.image.size,
@@ -65,6 +67,11 @@ def _rotation(setting: str, folder: Path) -> str:
     return "; " + said.get(pose.policy, "the parts lie one way, or look the same from all sides: not turned")
 
 
-def _sources(manifest: Manifest) -> list[SourceImage]:
+def _sources(manifest: Manifest, fresh: bool) -> list[SourceImage]:
     rows = (*manifest.train(), *manifest.validation())
+    if fresh and all(row.split != "validation" for row in rows):
+        raise UserError(
+            "synthesize.fresh: the manifest has no `validation` images; raise data.validation_fraction or add "
+            "good images"
+        )
     return [SourceImage(row.path, row.sha256, row.split) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import torch
 from stlm_core.cache.store import INDEX, FeatureCache
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
-from stlm_core.files import sha256_file, write_json_atomic
+from stlm_core.files import sha256_file, sha256_tree, write_json_atomic
 from stlm_core.models.detector import Detector, DetectorFacts, MapSource
 from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.sam_checkpoint import build_sam_parts
 from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.models.tiny_vit import TinyViT
 from stlm_core.seeding import derive_seed
+from stlm_core.steps.contract import read_manifest
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
+from stlm_core.synthesis.bank import INDEX as BANK_INDEX
 from stlm_core.synthesis.bank import Bank
 from stlm_core.synthesis.pose import POSE, read_pose
 from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teacher, teacher_facts
@@ -34,7 +37,7 @@ INPUT_SECTIONS = ("image", "synthesize", "teacher", "model")
 def training_inputs(config: LineConfig, workspace: Workspace) -> dict[str, Path]:
     """Files whose content decides what a training step makes."""
     return {
-        "bank": workspace.need("synthesize", "index.parquet"),
+        "bank": workspace.need("synthesize", BANK_INDEX),
         "pose": workspace.need("synthesize", POSE),
         "cache": workspace.need("cache-teacher", INDEX),
         "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
@@ -48,6 +51,7 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
         UserError: bank or cache are missing, damaged, or do not belong together.
     """
     bank = Bank.open(workspace.folder("synthesize"))
+    _require_features_of_the_bank(workspace)
     cache = FeatureCache.open(workspace.folder("cache-teacher"), verify=ranks.main)
     ranks.wait()
     settings, plain = config.synthesize, config.model.plain_stream == "teacher"
@@ -57,6 +61,14 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
         )
     fresh = FreshViews(bank.folder, settings) if settings.fresh else None
     return bank, TrainingPairs(bank, cache, "train", settings.probability, clean_only=plain, fresh=fresh)
+
+
+def _require_features_of_the_bank(workspace: Workspace) -> None:
+    folder = workspace.folder("cache-teacher")
+    inputs = read_manifest(folder).get("inputs")
+    made_of = inputs.get("bank") if isinstance(inputs, Mapping) else None
+    if made_of != sha256_tree(workspace.need("synthesize", BANK_INDEX)):
+        raise UserError(f"{folder}: features of another bank than the present one; run `stlm cache-teacher` again")
 
 
 def new_detector(config: LineConfig, workspace: Workspace, map_source: MapSource, seed: int) -> Detector:

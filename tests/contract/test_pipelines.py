@@ -134,6 +134,13 @@ def test_parameters_are_the_sections_of_dvc(step: str, training: Compiled, stage
     assert listed <= given_
 
 
+def test_freshness_is_judged_by_every_setting_of_the_run(training: Compiled) -> None:
+    """``promote`` too: `promote.automatic` says whether a challenger that nobody judged is a reason to train. ``data``
+    is the published version's."""
+    parameters = training.components["check-freshness"]["inputDefinitions"]["parameters"]
+    assert set(parameters) & set(SECTIONS) == set(TRAINING_SECTIONS)
+
+
 def test_every_container_runs_stlm_and_nothing_else() -> None:
     for name in ("training-cpu", "training-gpu", "promotion"):
         compiled = Compiled(name)

@@ -73,6 +73,16 @@ def test_added_line_can_be_loaded_and_the_rest_of_the_file_stays(params: Path, i
     ]
 
 
+def test_a_folder_whose_name_is_not_utf_8_becomes_a_line(
+    params: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = images.with_name(os.fsdecode(b"Stra\xdfe"))
+    images.rename(latin)
+    add_line(params, reference(latin))
+    assert len(build_manifest(load_line(params, "lids")).rows) == 20
+    assert "read again" not in capsys.readouterr().err
+
+
 def test_checkout_and_data_can_move_together(params: Path, images: Path, tmp_path: Path) -> None:
     add_line(params, reference(images))
     before = build_manifest(load_line(params, "lids")).digest()

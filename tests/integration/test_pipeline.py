@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stlm_core.files import sha256_file
 from stlm_core.training.checkpoint import CHECKPOINT
@@ -99,6 +100,18 @@ def test_a_flipped_bit_costs_only_its_own_view(prepared: Path, stlm: Stlm) -> No
     assert "damaged; run `stlm cache-teacher` again" in stlm("distill", "--line", "small", check=False).stderr
     assert "1 views computed" in stlm("cache-teacher", "--line", "small").stdout
     assert "(up to date)" in stlm("cache-teacher", "--line", "small").stdout
+
+
+def test_features_of_another_bank_are_refused(prepared: Path, stlm: Stlm) -> None:
+    params = prepared / "params.yaml"
+    tree = yaml.safe_load(params.read_text())
+    tree["lines"]["small"]["synthesize"] = {"seed": 5}
+    params.write_text(yaml.safe_dump(tree))
+    stlm("synthesize", "--line", "small")
+    refused = stlm("distill", "--line", "small", check=False)
+    assert refused.returncode == 2
+    assert "features of another bank" in refused.stderr
+    assert "run `stlm cache-teacher` again" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stlm_core.config import SECTIONS, deep_merge, line_names, load_line
+from stlm_core.config import SECTIONS, as_parameter, deep_merge, line_from_sections, line_names, load_line
 from stlm_core.errors import UserError
 
 BASE = {
@@ -52,6 +52,35 @@ def test_a_line_overrides_its_profile_which_overrides_the_defaults(tmp_path):
 def test_a_mistake_is_named(tmp_path, tree, message):
     with pytest.raises(UserError, match=message):
         load_line(write(tmp_path, tree), "a")
+
+
+ALONE = {"plain_stream": "teacher", "init": "lite_medsam", "aggregation": "decoder", "denoising_stream": False}
+
+
+@pytest.mark.parametrize("fa", [{"joint_finetune": True}, {}])
+def test_without_a_trained_stream_nothing_is_fine_tuned_jointly(tmp_path, fa):
+    with pytest.raises(UserError, match=r"lines\.a: `fa\.joint_finetune`: .* model\.denoising_stream: false"):
+        load_line(write(tmp_path, changed(model=ALONE, fa=fa)), "a")
+    config = load_line(write(tmp_path, changed(model=ALONE, fa={"joint_finetune": False})), "a")
+    assert not config.fa.joint_finetune
+
+
+def test_a_container_without_one_of_two_sections_does_not_judge_them_by_its_default(tmp_path):
+    config = load_line(write(tmp_path, changed(model=ALONE, fa={"joint_finetune": False})), "a")
+    sections = config.model_dump(mode="json", by_alias=True)
+    model, fa = as_parameter(sections["model"]), as_parameter(sections["fa"])
+    assert line_from_sections("a", {"model": model}, tmp_path).fa.joint_finetune
+    assert line_from_sections("a", {"model": model, "fa": fa}, tmp_path).fa == config.fa
+    with pytest.raises(UserError, match=r"line a: `fa\.joint_finetune`"):
+        line_from_sections("a", {"model": model, "fa": {**fa, "joint_finetune": True}}, tmp_path)
+
+
+def test_fresh_views_need_validation_images(tmp_path):
+    data, none = {"path": "images", "validation_fraction": 0.01}, {"path": "images", "validation_fraction": 0}
+    assert load_line(write(tmp_path, changed(data=none)), "a").data.validation_fraction == 0
+    assert load_line(write(tmp_path, changed(data=data, synthesize={"fresh": True})), "a").synthesize.fresh
+    with pytest.raises(UserError, match=r"lines\.a: `data\.validation_fraction`: 0 .* synthesize\.fresh: true"):
+        load_line(write(tmp_path, changed(data=none, synthesize={"fresh": True})), "a")
 
 
 def test_broken_yaml_names_the_line(tmp_path):

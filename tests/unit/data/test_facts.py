@@ -299,3 +299,27 @@ def test_a_memory_that_cannot_be_written_is_a_warning(
     assert told.count("\n") == 1
     assert "occupied" in told
     assert "read again next time" in told
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_remembered(root: Path, tmp_path: Path, opened: list[str]) -> None:
+    latin = tmp_path / os.fsdecode(b"Stra\xdfe")
+    root.rename(latin)
+    remembered(latin, tmp_path / "facts.parquet", ["a.bmp"])
+    opened.clear()
+    FactStore(latin, tmp_path / "facts.parquet").image("a.bmp")
+    assert opened == []
+
+
+def test_a_name_that_cannot_be_kept_is_a_warning(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"Stra\xdfe.bmp")
+    (root / "a.bmp").rename(root / name)
+    store = FactStore(root, tmp_path / "facts.parquet")
+    store.image(name)
+    store.save()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith(f"{tmp_path / 'facts.parquet'}: ")
+    assert "read again next time" in told
+    assert not (tmp_path / "facts.parquet").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_onnx import GRAPH, tiny_onnx
+from tiny_onnx import GRAPH, SATURATED, tiny_onnx
 
 from stlm_core.errors import StlmError
 from stlm_core.export.int8_proof import (
@@ -138,6 +138,14 @@ def test_the_held_back_image_that_set_the_threshold_is_excused_and_a_test_image_
     assert proof.flipped == ("setter", "test")
     assert proof.excused == ("setter",)
     assert prove_int8(session, darker, images, score_tolerance=1e-6).excused == ()
+
+
+def test_a_saturated_map_is_a_result_and_no_error() -> None:
+    session = DetectorSession(tiny_onnx(SATURATED), threads=1)
+    images = [
+        ProofImage(path, label, False, np.zeros((900, 900, 3), np.uint8), None) for label, path in enumerate("ab")
+    ]
+    assert prove_int8(session, session, images, score_tolerance=1e-3).float32.image_auroc == 0.5
 
 
 def test_the_record_is_json_with_limits_and_both_times(darker: DetectorSession) -> None:

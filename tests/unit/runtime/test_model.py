@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_onnx import GRAPH, tiny_onnx
+from tiny_onnx import GRAPH, SATURATED, tiny_onnx
 
 from stlm_core.errors import StlmError, UserError
 from stlm_core.files import sha256_bytes
@@ -101,6 +101,29 @@ def test_output_that_is_no_number_is_an_error_of_ours() -> None:
     broken = GRAPH.replace("{255.0}", "{0.0}")  # 0 / 0 on black pixels
     with pytest.raises(StlmError, match="not a number"):
         DetectorSession(tiny_onnx(broken)).predict(np.zeros((1, 2, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(900, 900), (800, 800), (1080, 1920)])
+def test_a_map_of_ones_is_one_at_every_size(size: tuple[int, int]) -> None:
+    found = DetectorSession(tiny_onnx(SATURATED), threads=1).predict(np.zeros((1, *size, 3), np.uint8))
+    assert (found.anomaly_maps.max(), found.scores[0]) == (1.0, 1.0)
+    assert found.anomaly_maps.min() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [(-2e-6, False), (-5e-7, True), (1.0, True), (1 + 5e-7, True), (1 + 2e-6, False), (1.1, False)],
+)
+def test_only_rounding_may_leave_the_unit_interval(value: float, accepted: bool) -> None:
+    session = DetectorSession(tiny_onnx(GRAPH.replace("{255.0}", f"{{{255 / value:.9g}}}")), threads=1)
+    white = np.full((1, 2, 2, 3), 255, np.uint8)
+    if accepted:
+        found = session.predict(white)
+        assert 0 <= found.anomaly_maps.min() <= found.anomaly_maps.max() <= 1
+        assert 0 <= found.scores[0] <= 1
+    else:
+        with pytest.raises(StlmError, match="an output is not between 0 and 1"):
+            session.predict(white)
 
 
 def test_negative_threads_are_refused() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from stlm_core.config import LineConfig, load_line
 from stlm_core.data.manifest import Manifest, ManifestRow
+from stlm_core.data.splits import assign_splits
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.steps.synthesize import synthesize
@@ -60,6 +61,33 @@ def test_only_training_and_validation_images_get_variants(tmp_path: Path, worksp
     }
     assert result.summary.startswith("9 views of 3 images, 6 of them pseudo-anomalous")
     assert (result.folder / "figures" / "preview.png").is_file()
+
+
+def test_fresh_views_without_a_validation_image_are_refused_before_anything_is_made(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    config, path = configure(tmp_path, tmp_path / "discs", fresh=True), workspace.folder("validate")
+    manifest = Manifest.read(path / "manifest.parquet", tmp_path / "discs")
+    parts = tuple(row for row in manifest.rows if row.split != "validation")
+    Manifest(tmp_path / "discs", parts).write(path / "manifest.parquet")
+    with pytest.raises(UserError, match=r"synthesize\.fresh: the manifest has no `validation` images"):
+        synthesize(config, workspace)
+    assert not workspace.folder("synthesize").exists()
+
+
+def test_a_line_of_twenty_images_has_fresh_views(tmp_path: Path) -> None:
+    data, workspace = tmp_path / "discs", Workspace(tmp_path / "outputs", "discs")
+    data.mkdir()
+    splits = assign_splits(
+        [str(number) for number in range(20)], [""] * 20, validation_fraction=0.1, calibration_fraction=0.2, seed=0
+    )
+    rows = []
+    for number, split in enumerate(splits):
+        Image.fromarray(part_image(number)).save(data / f"{number:02}.png")
+        rows.append(manifest_row(data, data / f"{number:02}.png", split))
+    Manifest(data, tuple(rows)).write(workspace.folder("validate") / "manifest.parquet")
+    summary = synthesize(configure(tmp_path, data, fresh=True, variants=3), workspace).summary
+    assert summary.startswith("22 views of 16 images, 6 of them pseudo-anomalous")
 
 
 @pytest.mark.parametrize(
