@@ -58,6 +58,11 @@ class DetectorFacts:
     rotation: str = field(default="", compare=False)  # a detector of another pose is built alike
 
 
+def asks_memory(facts: DetectorFacts, map_source: MapSource) -> bool:
+    """Whether a detector's map depends on its memory."""
+    return facts.memory > 0 and (map_source == "fa" or (map_source == "tlm" and not facts.denoising))
+
+
 class Detector(nn.Module):
     """uint8 (N, H, W, 3) RGB of any H and W to raw image scores (N,) and anomaly maps (N, H, W), in [0, 1].
 
