@@ -110,7 +110,7 @@ def exclusive_lock(lock: Path, busy: str | None = None, notice: str | None = Non
     Raises:
         UserError: ``lock`` cannot be opened, or another process holds it and ``busy`` is given.
     """
-    folder = lock.is_dir()
+    folder = os.path.isdir(lock)  # Path.is_dir raises where the folder above may not be searched
     try:
         if not folder:
             lock.parent.mkdir(parents=True, exist_ok=True)

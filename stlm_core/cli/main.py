@@ -34,7 +34,7 @@ from stlm_core.cli.summary import config_command, summary_command
 from stlm_core.cli.task import task_command
 from stlm_core.cli.versioning import data_app
 from stlm_core.cli.weights import weights_app
-from stlm_core.errors import StlmError
+from stlm_core.errors import StlmError, first_line
 
 app = typer.Typer(
     help="Train, check, ship and serve one small anomaly detector per product line.",
@@ -87,6 +87,10 @@ def main() -> None:
     except StlmError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:  # not of a pipe that nobody reads any more: typer ends the command quietly for that
+        place = "reading or writing failed" if error.filename is None else error.filename
+        print(f"error: {place}: {error.strerror or first_line(error)}", file=sys.stderr)
+        raise SystemExit(StlmError.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None

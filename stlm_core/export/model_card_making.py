@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stlm_core.export.facts import ExportFacts
 from stlm_core.export.model_card_findings import Findings
+from stlm_core.models.detector import asks_memory
 
 Row = tuple[str, str]
 _STEM_STRIDE = {"conv3x3": 16, "conv1x1": 4}
@@ -85,7 +86,7 @@ def _streams(facts: ExportFacts) -> str:
     remembered = (
         f"{facts.detector.memory:,} features of good parts are remembered, and the distance to the nearest of them "
         "says how strange a place is."
-        if facts.detector.memory
+        if asks_memory(facts.detector, facts.map_source)
         else ""
     )
     if not facts.detector.denoising:
@@ -126,7 +127,7 @@ def _scored(facts: ExportFacts) -> str:
 
 def _both(facts: ExportFacts) -> bool:
     """Whether decoder and memory are both asked."""
-    return facts.detector.memory > 0 and facts.map_source == "fa"
+    return facts.map_source == "fa" and asks_memory(facts.detector, facts.map_source)
 
 
 def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[Row, ...]:
@@ -137,7 +138,7 @@ def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[R
     tested = f"{facts.images.get('test', 0):,}" if facts.images.get("test") else "none"
     if findings.images:
         tested += f": {good:,} good" + (f"; defective: {listed}" if listed else ", none defective")
-    last = ", then remembered" if facts.detector.memory else ""
+    last = ", then remembered" if asks_memory(facts.detector, facts.map_source) else ""
     rows: list[Row] = [
         ("training", f"{facts.images.get('train', 0):,} good images"),
         ("validation", f"{facts.images.get('validation', 0):,} good images, for choosing among checkpoints{last}"),

@@ -10,11 +10,12 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stlm_core.errors import UserError
+from stlm_core.files import write_bytes_atomic
 from stlm_core.models.aggregation import FeatureAggregation
 from stlm_core.models.feature_memory import FeatureMemory
 from stlm_core.models.preprocessing import Normalisation, Preprocess
@@ -55,6 +56,11 @@ class DetectorFacts:
     denoising: bool = True
     memory: int = 0
     rotation: str = field(default="", compare=False)  # a detector of another pose is built alike
+
+
+def asks_memory(facts: DetectorFacts, map_source: MapSource) -> bool:
+    """Whether a detector's map depends on its memory."""
+    return facts.memory > 0 and (map_source == "fa" or (map_source == "tlm" and not facts.denoising))
 
 
 class Detector(nn.Module):
@@ -167,7 +173,11 @@ class ShippedDetector(nn.Module):
 
 
 def save_detector(path: Path, detector: Detector) -> None:
-    """Write weights and facts as safetensors."""
+    """Write weights and facts as safetensors.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full; an old file stays.
+    """
     _write(path, detector, detector.facts)
 
 
@@ -184,7 +194,11 @@ def load_detector(path: Path, top_pixels: int = 100, map_source: MapSource = "fa
 
 
 def save_streams(path: Path, detector: Detector) -> None:
-    """Write the streams' weights alone, with the detector's facts."""
+    """Write the streams' weights alone, with the detector's facts.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full; an old file stays.
+    """
     _write(path, detector.streams, detector.facts)
 
 
@@ -209,7 +223,8 @@ def _load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 
 def _write(path: Path, module: nn.Module, facts: DetectorFacts) -> None:
     weights = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    save_file(weights, path, metadata={_METADATA_KEY: json.dumps(asdict(facts), sort_keys=True)})
+    # Not safetensors' own save_file: what it makes can be read by nobody but its user.
+    write_bytes_atomic(path, save(weights, {_METADATA_KEY: json.dumps(asdict(facts), sort_keys=True)}))
 
 
 def _read(path: Path) -> tuple[DetectorFacts, dict[str, Tensor]]:

@@ -21,6 +21,7 @@ from stlm_core.runtime.render import map_to_png, overlay_to_png
 from stlm_core.runtime.sources import Problem, Source, find_sources
 
 RESULTS = "results.csv"
+_MAPS, _OVERLAYS = "maps", "overlays"
 _HELD_PIXELS = 24_000_000  # of images that wait for others of their size; bounds the batch, too
 
 
@@ -78,6 +79,7 @@ def predict_images(
 ) -> PredictSummary:
     """Score images and write ``out/maps/*.png`` (16-bit), ``out/overlays/*.png`` and ``out/results.csv``.
 
+    What an earlier run wrote there is not taken for an image, so ``out`` may be the images' own folder.
     Images of equal size go through the network together, up to ``batch_size``. An image that cannot be read is
     reported in ``problems`` and left out of the table; the others are still done. The table is written last, so
     it never names a picture that does not exist.
@@ -90,7 +92,7 @@ def predict_images(
     if not arguments:
         raise UserError("no images given; name files, folders or patterns")
     session = DetectorSession(model, threads=threads)
-    sources, problems = find_sources(arguments, exclude=out)
+    sources, problems = find_sources(arguments, exclude=[out / name for name in (RESULTS, _MAPS, _OVERLAYS)])
     rows: dict[int, Row] = {}
     writer = _Writer(session, out, overlay)
     with progress("predict", len(sources)) as shown:
@@ -152,8 +154,8 @@ class _Writer:
     ) -> Row:
         height, width = anomaly_map.shape
         y, x = (int(index) for index in np.unravel_index(int(anomaly_map.argmax()), anomaly_map.shape))
-        map_name = f"maps/{loaded.source.key}.png"
-        overlay_name = f"overlays/{loaded.source.key}.png" if self.overlay else ""
+        map_name = f"{_MAPS}/{loaded.source.key}.png"
+        overlay_name = f"{_OVERLAYS}/{loaded.source.key}.png" if self.overlay else ""
         write_bytes_atomic(self.out / map_name, map_to_png(anomaly_map))
         if overlay_name:
             picture = overlay_to_png(loaded.pixels, anomaly_map, self.session.raw_threshold)

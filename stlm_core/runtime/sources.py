@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,17 +27,18 @@ class Problem:
     message: str
 
 
-def find_sources(arguments: Sequence[str], *, exclude: Path) -> tuple[list[Source], list[Problem]]:
+def find_sources(arguments: Sequence[str], *, exclude: Collection[Path]) -> tuple[list[Source], list[Problem]]:
     """Expand files, folders and glob patterns into images in a stable order, each once.
 
-    A folder means all images under it by their suffix, hidden ones and those under ``exclude`` (the output folder, so
-    that a second run does not look at the first one's heat maps) left out; symbolic links to folders are not
-    followed. A file that is named outright is taken whatever its suffix.
+    A folder means all images under it by their suffix, hidden ones left out; symbolic links to folders are not
+    followed. Of folders and patterns, what is one of ``exclude`` or lies under it (the files that the command itself
+    writes, so that a second run does not look at the first one's heat maps) is left out. A file that is named outright
+    is taken whatever its suffix.
 
     Returns:
         The sources, and one problem per argument that means no image.
     """
-    excluded = _normal(exclude)
+    excluded = tuple(os.path.realpath(path) for path in exclude)
     found: dict[Path, None] = {}
     problems: list[Problem] = []
     for argument in arguments:
@@ -49,41 +50,50 @@ def find_sources(arguments: Sequence[str], *, exclude: Path) -> tuple[list[Sourc
     return _with_keys(list(found)), problems
 
 
-def _expand(argument: str, excluded: Path) -> list[Path] | Problem:
+def _expand(argument: str, excluded: Collection[str]) -> list[Path] | Problem:
     path = Path(argument)
     try:
         if path.is_file():
             return [_normal(path)]
-        if path.is_dir():
-            images = _images_under(_normal(path), excluded)
-            return images or Problem(path, f"{path}: no images in this folder")
-        matches = [] if path.exists() else [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+        matches = [path] if path.is_dir() else []
+        if not path.exists():
+            matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+        wanted = [match for match in map(_normal, matches) if not _is_excluded(match, excluded)]
+        images = [
+            image for match in wanted for image in (_images_under(match, excluded) if match.is_dir() else [match])
+        ]
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         return Problem(path, f"{path!s}: cannot be read: {error}")
-    images = [
-        image
-        for match in matches
-        for image in (_images_under(_normal(match), excluded) if match.is_dir() else [_normal(match)])
-        if not image.is_relative_to(excluded)
-    ]
     if images:
         return images
+    if matches and not wanted:
+        return Problem(path, f"{path}: only files that this command itself writes; choose another output folder")
+    if path.is_dir():
+        return Problem(path, f"{path}: no images in this folder")
     if glob.has_magic(argument):
         return Problem(path, f"{path}: no file matches this pattern")
     return Problem(path, f"{path}: not a file or folder" if path.exists() else f"{path}: no such file or folder")
 
 
-def _images_under(folder: Path, excluded: Path) -> list[Path]:
+def _images_under(folder: Path, excluded: Collection[str]) -> list[Path]:
     images: list[Path] = []
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and here / name != excluded)
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not _is_excluded(here / name, excluded)
+        )
         images += [
             here / name
             for name in sorted(files)
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         ]
     return images
+
+
+def _is_excluded(path: Path, excluded: Collection[str]) -> bool:
+    """Whether ``path`` lies there, whichever symbolic links lead to it."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(each) for each in excluded)
 
 
 def _normal(path: Path) -> Path:

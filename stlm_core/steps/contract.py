@@ -10,7 +10,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stlm_core.files import exclusive_lock, read_json_object, sha256_bytes, sha2
 MANIFEST = "manifest.json"
 _FINGERPRINT = ".fingerprint"
 _SOURCE_SUFFIXES = {".py", ".j2"}
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def run_step(
     too, is continued: it is the same command given again.
 
     Raises:
-        UserError: an input is missing, the disk is full, or another run of this step holds the folder.
+        UserError: an input is missing, the disk is full, ``folder`` cannot be written, or another run of this step
+            holds it.
     """
     fingerprint = {
         "step": step,
@@ -78,36 +81,34 @@ def run_step(
         "code": code_version(),
         "inputs": {name: given if isinstance(given, str) else sha256_tree(given) for name, given in inputs.items()},
     }
-    if not force and (summary := _finished(folder, fingerprint)) is not None and still_good(folder):
-        return StepResult(folder, f"{summary} (up to date)", reused=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.partial"
     busy = f"{folder.parent}: another `stlm {step}` is writing here; wait for it to end"
-    with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
-        began = time.monotonic()
-        try:
+    with _writing(step, folder, partial):
+        if not force and (summary := _finished(folder, fingerprint)) is not None and still_good(folder):
+            return StepResult(folder, f"{summary} (up to date)", reused=True)
+        with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
+            began = time.monotonic()
             _prepare(partial, fingerprint, resumable=resumable, forced=force)
             summary = work(partial)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise UserError(f"{partial}: the disk is full; free some space and run `stlm {step}` again") from None
-            raise
-        write_json_atomic(
-            partial / MANIFEST,
-            {
-                **fingerprint,
-                "summary": summary,
-                "seconds": round(time.monotonic() - began, 3),
-                "peak_memory_mib": max(peak_memory_mib(), peak_memory_mib(resource.RUSAGE_CHILDREN)),
-                "outputs": {
-                    file.relative_to(partial).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
-                    for file in sorted(partial.rglob("*"))
-                    if file.is_file() and file.name != _FINGERPRINT
+            write_json_atomic(
+                partial / MANIFEST,
+                {
+                    **fingerprint,
+                    "summary": summary,
+                    "seconds": round(time.monotonic() - began, 3),
+                    "peak_memory_mib": max(peak_memory_mib(), peak_memory_mib(resource.RUSAGE_CHILDREN)),
+                    "outputs": {
+                        file.relative_to(partial).as_posix(): {
+                            "sha256": sha256_file(file),
+                            "bytes": file.stat().st_size,
+                        }
+                        for file in sorted(partial.rglob("*"))
+                        if file.is_file() and file.name != _FINGERPRINT
+                    },
                 },
-            },
-        )
-        (partial / _FINGERPRINT).unlink()
-        _replace_folder(partial, folder)
+            )
+            (partial / _FINGERPRINT).unlink()
+            _replace_folder(partial, folder)
     return StepResult(folder, summary, reused=False)
 
 
@@ -127,6 +128,27 @@ def peak_memory_mib(who: int = resource.RUSAGE_SELF) -> float:
     """Largest resident memory of this process so far, or of the largest of its ended ``RUSAGE_CHILDREN``; MiB."""
     peak = resource.getrusage(who).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+@contextmanager
+def _writing(step: str, folder: Path, partial: Path) -> Iterator[None]:
+    """Tell what keeps ``folder`` from being written; other errors of the operating system pass.
+
+    Raises:
+        UserError: the disk is full, or ``folder``, ``partial`` or a folder above them cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            what = _FULL[error.errno]
+            raise UserError(f"{partial}: {what}; free some space and run `stlm {step}` again") from None
+        if not isinstance(error.filename, str):
+            raise
+        path = Path(error.filename)
+        if folder.is_relative_to(path) or any(path.is_relative_to(each) for each in (folder, _old(folder), partial)):
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        raise
 
 
 def _finished(folder: Path, fingerprint: Mapping[str, Any]) -> str | None:
@@ -156,7 +178,7 @@ def _prepare(partial: Path, fingerprint: Mapping[str, Any], *, resumable: bool, 
 
 
 def _replace_folder(partial: Path, folder: Path) -> None:
-    old = folder.parent / f".{folder.name}.old"
+    old = _old(folder)
     if old.exists():
         shutil.rmtree(old)
     if folder.exists():
@@ -164,3 +186,8 @@ def _replace_folder(partial: Path, folder: Path) -> None:
     os.rename(partial, folder)
     if old.exists():
         shutil.rmtree(old)
+
+
+def _old(folder: Path) -> Path:
+    """Where the outputs of an earlier run are while new ones take their place."""
+    return folder.parent / f".{folder.name}.old"

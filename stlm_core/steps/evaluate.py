@@ -26,7 +26,7 @@ from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_p
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
 from stlm_core.files import write_bytes_atomic, write_json_atomic
-from stlm_core.models.detector import Detector, count_parameters, load_detector
+from stlm_core.models.detector import Detector, asks_memory, count_parameters, load_detector
 from stlm_core.progress import Progress, progress
 from stlm_core.steps.contract import StepResult, code_version, run_step
 from stlm_core.steps.manifest_images import row_image, row_mask
@@ -207,18 +207,27 @@ def _facts(config: LineConfig, manifest: Manifest, detector: Detector) -> dict[s
     splits = ("train", "validation", "calibration", "test")
     counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in splits)
     facts = detector.facts
-    source = "feature aggregation" if detector.map_source == "fa" else "discrepancy of the two streams"
     return {
         "Images": counts,
         "Data (sha256 of the manifest's rows)": manifest.digest(),
         "Licence of the data": config.data.license,
         "Teacher": f"{facts.teacher or 'not recorded'} ({facts.teacher_sha256 or 'no digest'})",
         "Network input": f"{facts.size} x {facts.size} pixels",
-        "Anomaly map": f"{source}; image score: mean of the {detector.top_pixels} largest pixels",
+        "Anomaly map": f"{_source(detector)}; image score: mean of the {detector.top_pixels} largest pixels",
         "Parameters": f"{count_parameters(detector) / 1e6:.2f} million",
         "Seeds": f"data {config.data.seed}, distill {config.distill.seed}, train-fa {config.fa.seed}",
         "Code": code_version(),
     }
+
+
+def _source(detector: Detector) -> str:
+    """Where the anomaly map comes from."""
+    remembered = asks_memory(detector.facts, detector.map_source)
+    if detector.map_source == "tlm":
+        return "distance to the remembered features" if remembered else "discrepancy of the two streams"
+    if detector.map_source == "fa-alone":
+        return "feature aggregation alone"
+    return f"feature aggregation{' and distance to the remembered features' if remembered else ''}"
 
 
 def _summary(metrics: Metrics) -> str:

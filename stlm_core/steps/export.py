@@ -153,7 +153,7 @@ def _captures(config: LineConfig, manifest: Manifest) -> CaptureRange:
 
 
 def _making(config: LineConfig, manifest: Manifest, detector: Detector, revision: str) -> Making:
-    used = detector if detector.map_source == "fa" else detector.streams
+    used = detector.streams if detector.map_source == "tlm" else detector
     sizes = Counter((row.width, row.height) for row in manifest.rows)
     return Making(
         config_sha256=config.section_hash(*TRAINED_SECTIONS),

@@ -18,8 +18,15 @@ from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import WRONG, read_examples
 from stlm_core.evaluation.operating_point import OperatingPoint
-from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, load_detector, save_detector
-from stlm_core.steps.evaluate import evaluate
+from stlm_core.models.detector import (
+    Detector,
+    DetectorFacts,
+    MapSource,
+    ShippedDetector,
+    load_detector,
+    save_detector,
+)
+from stlm_core.steps.evaluate import _facts, evaluate
 from stlm_core.steps.workspace import Workspace
 
 pytestmark = pytest.mark.integration
@@ -181,6 +188,29 @@ def test_scores_are_those_of_the_shipped_detector(
         assert float(score[0]) == pytest.approx(row.score, abs=1e-3)
         if abs(float(score[0]) - 0.5) > 1e-3:
             assert bool(anomalous[0]) == row.is_anomalous
+
+
+TWO_STREAMS: dict[str, object] = {}
+REMEMBERING = {"plain_stream": "teacher", "aggregation": "decoder", "denoising": False, "memory": 30}
+
+
+@pytest.mark.parametrize(
+    ("structure", "source", "told"),
+    [
+        (TWO_STREAMS, "fa", "feature aggregation; image score"),
+        (TWO_STREAMS, "fa-alone", "feature aggregation alone; image score"),
+        (TWO_STREAMS, "tlm", "discrepancy of the two streams; image score"),
+        (REMEMBERING, "fa", "feature aggregation and distance to the remembered features; image score"),
+        (REMEMBERING, "fa-alone", "feature aggregation alone; image score"),
+        (REMEMBERING, "tlm", "distance to the remembered features; image score"),
+    ],
+)
+def test_the_report_tells_where_the_map_comes_from(
+    evaluated: tuple[LineConfig, Workspace, Path], structure: dict[str, object], source: MapSource, told: str
+) -> None:
+    config = evaluated[0]
+    detector = Detector(DetectorFacts(64, "conv3x3", "unit", **structure), map_source=source)  # type: ignore[arg-type]
+    assert _facts(config, Manifest(config.root, ()), detector)["Anomaly map"].startswith(told)
 
 
 def test_second_run_does_nothing_and_a_forced_one_repeats_every_byte(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -21,11 +22,19 @@ from stlm_core.evaluation.example_files import write_examples
 from stlm_core.evaluation.examples import Example
 from stlm_core.evaluation.operating_point import OperatingPoint
 from stlm_core.files import sha256_file
-from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, load_detector, save_detector
+from stlm_core.models.detector import (
+    Detector,
+    DetectorFacts,
+    MapSource,
+    ShippedDetector,
+    count_parameters,
+    load_detector,
+    save_detector,
+)
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.predict import predict_images
 from stlm_core.steps.container import ARTIFACTS, run_in_container
-from stlm_core.steps.export import export
+from stlm_core.steps.export import _making, export
 from stlm_core.steps.packed_images import pack_images
 from stlm_core.steps.workspace import Workspace
 from stlm_core.weights.catalog import lookup
@@ -216,6 +225,20 @@ def test_the_card_states_licences_and_figures(exported: tuple[LineConfig, Worksp
     assert "test/crack/000.png" in page
     assert page.count("data:image/jpeg;base64,") == 3  # there is no mask, so no ground truth
     assert str(config.root) not in card + page
+
+
+def test_the_parameters_are_those_of_the_networks_that_run(exported: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = exported
+    manifest = Manifest.read(workspace.need("validate", "manifest.parquet"), config.resolve(config.data.path))
+    file = workspace.need("train-fa", "detector.safetensors")
+    counted = {
+        source: _making(config, manifest, load_detector(file, map_source=source), "").parameters
+        for source in get_args(MapSource)
+    }
+    detector = load_detector(file)
+    everything, streams = count_parameters(detector), count_parameters(detector.streams)
+    assert streams < everything
+    assert counted == {"fa": everything, "fa-alone": everything, "tlm": streams}
 
 
 def test_in_a_container_kubeflow_gets_the_page(exported: tuple[LineConfig, Workspace], tmp_path: Path) -> None:

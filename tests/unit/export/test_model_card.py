@@ -158,6 +158,26 @@ def test_streams_alone_are_described_as_such() -> None:
     assert "feature aggregation" not in card(map_source="tlm").model
 
 
+@pytest.mark.parametrize(
+    ("source", "denoising", "remembered", "ending"),
+    [
+        ("fa", False, True, "the mean of its verdict and the remembered features'."),
+        ("fa-alone", False, False, "its verdict is the anomaly map."),
+        ("fa-alone", True, False, "its verdict is the anomaly map."),
+        ("tlm", False, True, "That distance is the anomaly map."),
+        ("tlm", True, False, "Their disagreement, position by position, is the anomaly map."),
+    ],
+)
+def test_remembered_features_are_named_where_they_are_asked(
+    source: str, denoising: bool, remembered: bool, ending: str
+) -> None:
+    structure = {"plain_stream": "teacher", "aggregation": "decoder", "denoising": denoising, "memory": 200}
+    shown = card(map_source=source, detector=replace(FACTS.detector, **structure))
+    assert ("200 features of good parts are remembered" in shown.model) == remembered
+    assert ("then remembered" in dict(shown.data)["validation"]) == remembered
+    assert ending in shown.model
+
+
 def test_the_operating_point_in_parts_of_a_thousand_and_of_a_day() -> None:
     shown = operating(OperatingPoint(0.3, 0.05, 24, 0.04, 0.7, 1.0, 24, 0), FACTS.metrics)
     # One image may be above: the bound is 1 - 0.05 ** (1 / 24) = 0.1173.

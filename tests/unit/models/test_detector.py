@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +100,32 @@ def test_a_saved_detector_gives_the_same_numbers(detector, tmp_path):
     assert loaded.facts.rotation == "quarter"
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(detector(image), loaded(image), strict=True))
+
+
+@pytest.mark.parametrize("save", [save_detector, save_streams])
+def test_weights_can_be_read_by_other_users(detector, tmp_path, save):
+    path = tmp_path / "weights.safetensors"
+    save(path, detector)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("save", [save_detector, save_streams])
+def test_weights_on_a_full_disk_are_one_clear_sentence_and_the_old_ones_stay(detector, tmp_path, monkeypatch, save):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"weights\.safetensors: cannot be written: No space left on device"):
+        save(path, detector)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"old")]
+
+
+def test_weights_into_a_folder_that_cannot_be_made_are_one_clear_sentence(detector, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"weights\.safetensors: cannot be written: "):
+        save_detector(tmp_path / "file" / "weights.safetensors", detector)
 
 
 def test_streams_of_another_teacher_are_refused(detector, tmp_path):

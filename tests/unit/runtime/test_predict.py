@@ -154,6 +154,19 @@ def test_a_second_run_replaces_the_first(tmp_path: Path, model: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("argument", ["parts", "parts/*.png", "**/*.png"])
+def test_a_second_run_into_the_images_own_folder_sees_the_same_images(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _save(tmp_path / "parts" / "a.png", 4, 4)
+    _save(tmp_path / "parts" / "sub" / "b.png", 4, 4)
+    first, second = (predict_images(model, [argument], Path("parts")) for _ in range(2))
+    assert first.problems == ()
+    assert first.rows
+    assert [row.path for row in second.rows] == [row.path for row in first.rows]
+
+
 def test_no_arguments_and_a_bad_batch_size_are_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(UserError, match="no images given"):
         predict_images(model, [], tmp_path / "out")

@@ -17,8 +17,13 @@ def _touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
+def _written(out: Path) -> list[Path]:
+    """What `stlm predict` writes into an output folder."""
+    return [out / name for name in ("results.csv", "maps", "overlays")]
+
+
 def _keys(root: Path, *arguments: str) -> list[str]:
-    sources, problems = find_sources([str(root / argument) for argument in arguments], exclude=root / "out")
+    sources, problems = find_sources([str(root / argument) for argument in arguments], exclude=_written(root / "out"))
     assert not problems
     return [str(source.key) for source in sources]
 
@@ -28,10 +33,31 @@ def test_a_folder_means_its_images_in_order(tmp_path: Path) -> None:
     assert _keys(tmp_path, "") == ["a", "b", "sub/c"]
 
 
-def test_the_output_folder_is_not_input(tmp_path: Path) -> None:
-    _touch(tmp_path, "a.png", "out/overlays/a.png", "out/maps/a.png")
-    assert _keys(tmp_path, "") == ["a"]
-    assert _keys(tmp_path, "**/*.png") == ["a"]
+def test_heat_maps_of_an_earlier_run_are_not_input(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.png", "out/overlays/a.png", "out/maps/sub/a.png", "out/results.csv")
+    for argument in ("", "**/*.png", "*", "**"):
+        assert _keys(tmp_path, argument) == ["a"]
+
+
+@pytest.mark.parametrize("argument", ["out", "out/*.png", "out/*", "out/**/*.png"])
+def test_the_images_own_folder_can_be_the_output_folder(tmp_path: Path, argument: str) -> None:
+    _touch(tmp_path, "out/a.png", "out/b.png", "out/overlays/a.png", "out/maps/a.png", "out/results.csv")
+    assert _keys(tmp_path, argument) == ["a", "b"]
+
+
+def test_heat_maps_behind_a_symbolic_link_are_not_input(tmp_path: Path) -> None:
+    _touch(tmp_path, "parts/a.png", "parts/maps/a.png")
+    (tmp_path / "out").symlink_to(tmp_path / "parts")
+    assert _keys(tmp_path, "parts") == ["a"]
+    assert _keys(tmp_path, "parts/**/*.png") == ["a"]
+
+
+@pytest.mark.parametrize("argument", ["out/maps", "out/maps/*.png", "out/*"])
+def test_nothing_but_an_earlier_runs_files_is_a_problem(tmp_path: Path, argument: str) -> None:
+    _touch(tmp_path, "out/maps/a.png")
+    sources, problems = find_sources([str(tmp_path / argument)], exclude=_written(tmp_path / "out"))
+    assert not sources
+    assert "only files that this command itself writes" in problems[0].message
 
 
 def test_a_pattern_is_expanded_and_a_literal_name_wins(tmp_path: Path) -> None:
@@ -78,7 +104,7 @@ def test_symbolic_links_to_folders_are_not_followed(tmp_path: Path) -> None:
 )
 def test_an_argument_that_means_nothing_is_a_problem(tmp_path: Path, argument: str, sentence: str) -> None:
     (tmp_path / "empty").mkdir()
-    sources, problems = find_sources([str(tmp_path / argument)], exclude=tmp_path / "out")
+    sources, problems = find_sources([str(tmp_path / argument)], exclude=_written(tmp_path / "out"))
     assert not sources
     assert len(problems) == 1
     assert sentence in problems[0].message
@@ -86,7 +112,7 @@ def test_an_argument_that_means_nothing_is_a_problem(tmp_path: Path, argument: s
 
 
 def test_a_null_byte_is_a_problem_not_a_crash(tmp_path: Path) -> None:
-    sources, problems = find_sources(["a\0b.png", "*\0.png"], exclude=tmp_path)
+    sources, problems = find_sources(["a\0b.png", "*\0.png"], exclude=_written(tmp_path))
     assert not sources
     assert len(problems) == 2
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 import resource
+from pathlib import Path
 
 import pytest
 import yaml
@@ -131,6 +134,53 @@ def test_a_full_disk_is_one_clear_sentence(config, source, tmp_path):
 
     with pytest.raises(UserError, match="the disk is full; free some space and run `stlm evaluate` again"):
         run(config, source, tmp_path / "evaluate", fills_the_disk)
+
+
+def test_a_quota_that_is_used_up_is_one_clear_sentence(config, source, tmp_path):
+    def fills_the_quota(partial):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with pytest.raises(UserError, match="the disk quota is used up; free some space and run `stlm evaluate` again"):
+        run(config, source, tmp_path / "evaluate", fills_the_quota)
+
+
+def test_an_outputs_folder_that_is_a_file_is_named(config, source, tmp_path):
+    (tmp_path / "notes.txt").write_text("not a folder")
+    with pytest.raises(UserError, match=r"notes\.txt/a: cannot be written: Not a directory"):
+        run(config, source, tmp_path / "notes.txt" / "a" / "evaluate")
+    with pytest.raises(UserError, match=r"notes\.txt: cannot be written: (File exists|Not a directory)"):
+        run(config, source, tmp_path / "notes.txt" / "evaluate")
+
+
+def test_an_outputs_folder_that_cannot_be_made_is_named(config, source):
+    with pytest.raises(UserError, match=r"^/proc/stlm/a: cannot be written: "):
+        run(config, source, Path("/proc/stlm/a/evaluate"))
+
+
+def test_an_outputs_folder_that_may_not_be_searched_is_named(config, source, tmp_path, monkeypatch):
+    def refused(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(UserError, match=r"evaluate/manifest\.json: cannot be written: Permission denied"):
+        run(config, source, tmp_path / "evaluate")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO])
+def test_an_output_that_cannot_be_written_is_named(config, source, tmp_path, number):
+    def fails(partial):
+        raise OSError(number, os.strerror(number), str(partial / "out.txt"))
+
+    with pytest.raises(UserError, match=rf"evaluate\.partial/out\.txt: cannot be written: {os.strerror(number)}"):
+        run(config, source, tmp_path / "evaluate", fails)
+
+
+def test_an_error_of_another_file_is_not_told_as_one_of_the_outputs(config, source, tmp_path):
+    def fails(partial):
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+
+    with pytest.raises(PermissionError):
+        run(config, source, tmp_path / "a" / "evaluate", fails)
 
 
 def test_a_file_larger_than_allowed_leaves_the_old_outputs(config, source, tmp_path):
