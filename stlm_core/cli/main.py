@@ -78,6 +78,9 @@ app.add_typer(data_app, name="data", rich_help_panel="Data")
 app.add_typer(keys_app, name="keys", rich_help_panel="Registry")
 
 
+_INTERRUPTED = 130  # the exit code that typer makes of a KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; a failure is one sentence on standard error and exit code 2 (the user's) or 1 (ours)."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
@@ -91,6 +94,7 @@ def main() -> None:
         place = "reading or writing failed" if error.filename is None else error.filename
         print(f"error: {place}: {error.strerror or first_line(error)}", file=sys.stderr)
         raise SystemExit(StlmError.exit_code) from None
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("interrupted; run the same command again to continue", file=sys.stderr)
+        raise

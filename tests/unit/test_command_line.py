@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import typer
 from warm_process import STLM
 
 from stlm_core.cli.main import main
@@ -37,6 +38,23 @@ def test_what_the_operating_system_refuses_is_one_sentence(
         main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted = typer.Typer()
+
+    @interrupted.command()
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main.__globals__, "app", interrupted)
+    monkeypatch.setattr(sys, "argv", ["stlm"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert "interrupted; run the same command again to continue" in capsys.readouterr().err
 
 
 def test_a_pipe_that_nobody_reads_ends_a_command_quietly(repository: os.PathLike[str]) -> None:
