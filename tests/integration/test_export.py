@@ -34,6 +34,7 @@ from stlm_core.models.detector import (
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.predict import predict_images
 from stlm_core.steps.container import ARTIFACTS, run_in_container
+from stlm_core.steps.evaluate import evaluate
 from stlm_core.steps.export import _making, export
 from stlm_core.steps.packed_images import pack_images
 from stlm_core.steps.workspace import Workspace
@@ -294,6 +295,22 @@ def test_without_test_images_the_held_back_ones_prove_it_and_a_changed_one_is_na
     Image.new("RGB", (70, 52)).save(path)
     with pytest.raises(UserError, match=f"{path}: has changed since the manifest was made"):
         export(config, workspace, force=True)
+
+
+def test_an_evaluation_of_another_detector_or_with_other_settings_is_not_exported(tmp_path: Path) -> None:
+    config, workspace = _make_line(tmp_path)
+    evaluate(config, workspace)
+    other = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"top_pixels": 7})})
+    with pytest.raises(UserError, match=r"made with other settings .*; run `stlm evaluate --line part` again"):
+        export(other, workspace)
+    trained = workspace.folder("train-fa") / "detector.safetensors"
+    detector = load_detector(trained)
+    with torch.no_grad():
+        next(iter(detector.aggregation.parameters())).mul_(1.01)
+    save_detector(trained, detector)
+    with pytest.raises(UserError, match=r"made from another detector\.safetensors .*; run `stlm evaluate --line part`"):
+        export(config, workspace)
+    assert not workspace.folder("export").exists()
 
 
 def test_missing_and_damaged_inputs_are_named(tmp_path: Path) -> None:
