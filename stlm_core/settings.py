@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stlm_core.settings_section import Fraction, Section
 
 # What a rule does; YAML reads a bare `off` as false.
 Severity = Annotated[Literal["warn", "fail", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+# `./images/` is `images`: what is published of a line names its files by one spelling, and so do its hashes.
+PathText = Annotated[str, AfterValidator(lambda path: str(PurePosixPath(path)) if path else path)]
 # Names of the kinds of pseudo anomaly in stlm_core.synthesis.families.
 FamilyName = Literal["perlin", "patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap", "finish"]
 # Names of the adapters in stlm_core.data.adapters.
@@ -51,15 +54,15 @@ class DataConfig(Section):
     from which `stlm lines update` says that training is due.
     """
 
-    path: str
+    path: PathText
     format: Format = "mvtec"
     category: str | None = None
-    catalog: str | None = None
+    catalog: PathText | None = None
     catalog_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     validation_fraction: Fraction = Field(0.10, ge=0, lt=0.5)
     calibration_fraction: Fraction = Field(0.20, gt=0, lt=0.5)
     group_pattern: str | None = None
-    group_file: str | None = None
+    group_file: PathText | None = None
     license: str = "unknown"
     max_pixels: int = Field(100_000_000, ge=1)
     retrain_share: Fraction = Field(0.10, gt=0)

@@ -220,7 +220,10 @@ def test_what_is_not_publishable(project: VersionedProject, tmp_path: Path) -> N
         assert "a cluster only gets what lies in the project's folder" in said
     (project.folder / "params.yaml").write_text(text)
     assert list((tmp_path / "shelf").iterdir()) == []
-    done(project.stlm("data", "publish", "--line", SAMPLE))
+    for number, path in enumerate((f"data/{SAMPLE}", f"data/{SAMPLE}/", f"./data/{SAMPLE}")):  # one and the same
+        (project.folder / "params.yaml").write_text(text.replace(f"path: data/{SAMPLE}", f"path: {path}"))
+        said = done(project.stlm("data", "publish", "--line", SAMPLE))
+        assert ("published already" in said) is (number > 0)
 
 
 def test_images_that_are_not_the_catalogued_ones_are_neither_published_nor_fetched(

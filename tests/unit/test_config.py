@@ -83,6 +83,16 @@ def test_fresh_views_need_validation_images(tmp_path):
         load_line(write(tmp_path, changed(data=none, synthesize={"fresh": True})), "a")
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("images/", "images"), ("./images", "images"), ("a//b/./c/", "a/b/c"), ("../x/", "../x"), ("/x/", "/x"), ("", "")],
+)
+def test_paths_of_the_data_have_one_spelling(tmp_path, written, read):
+    data = {"path": written, "catalog": written, "group_file": written}
+    found = load_line(write(tmp_path, changed(data=data)), "a").data
+    assert (found.path, found.catalog, found.group_file) == (read, read, read)
+
+
 def test_broken_yaml_names_the_line(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("defaults:\n  a: [1\nb")
