@@ -58,6 +58,22 @@ TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "
 EVALUATED_SECTIONS = ("data", "distill", "fa", "evaluate")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which the last would win without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Before any value is made of it: merging (`<<`) then adds keys that the mapping itself may have again.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key `{key.value}` is there twice", problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
 class LineConfig(Section):
     """Everything one line's pipeline reads. ``root``: folder that relative paths start from."""
 
@@ -112,8 +128,8 @@ def load_params(params: Path) -> dict[str, Any]:
     """The parsed ``params.yaml``.
 
     Raises:
-        UserError: the file is missing, is not YAML, lacks ``defaults``, ``profiles`` or ``lines``, or one of the
-            names in them is not a text.
+        UserError: the file is missing, is not YAML, has a key twice, lacks ``defaults``, ``profiles`` or ``lines``,
+            or one of the names in them is not a text.
     """
     try:
         text = params.read_text(encoding="utf-8")
@@ -122,7 +138,7 @@ def load_params(params: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{params}: cannot be read: {error}") from None
     try:
-        tree: dict[str, Any] = yaml.safe_load(text)
+        tree: dict[str, Any] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""

@@ -25,7 +25,8 @@ class ExportFacts:
 
     ``dataset_sha256``: of all manifest rows; ``test_sha256``: of the test split's alone, so that two models measured on
     the same images are known as such whatever they were trained on. ``git_revision``: "" if not known.
-    ``captures``: light and focus of ordinary pictures.
+    ``captures``: light and focus of ordinary pictures. ``start``: the catalogue's weights that a trained stream starts
+    from, "" for the teacher's own or none.
     """
 
     line: str
@@ -43,14 +44,19 @@ class ExportFacts:
     code_version: str
     git_revision: str
     captures: CaptureRange
+    start: str = ""
 
     @property
     def teacher_license(self) -> str:
         """Licence of the teacher's weights with the data behind them."""
         if not self.teacher_known:
             return "not known: the weights are not those of the catalogue"
-        entry = CATALOG[self.detector.teacher]
-        return f"{entry.license}; trained on {entry.trained_on}"
+        return _terms(self.detector.teacher)
+
+    @property
+    def start_license(self) -> str:
+        """Licence of the weights that a trained stream starts from, with the data behind them; "" for none."""
+        return _terms(self.start) if self.start else ""
 
     @property
     def teacher_known(self) -> bool:
@@ -64,9 +70,10 @@ class ExportFacts:
         reasons = []
         if is_non_commercial(self.data_license):
             reasons.append(f"the line's images are under {self.data_license}")
-        entry = CATALOG.get(self.detector.teacher)
-        if entry is not None and entry.non_commercial:
-            reasons.append(f"the teacher {entry.name} is under {entry.license}")
+        for role, name in (("the teacher", self.detector.teacher), ("the trained stream's start", self.start)):
+            entry = CATALOG.get(name)
+            if entry is not None and entry.non_commercial:
+                reasons.append(f"{role} {entry.name} is under {entry.license}")
         return tuple(reasons)
 
     def metadata(self) -> dict[str, str]:
@@ -87,6 +94,8 @@ class ExportFacts:
             "teacher": self.detector.teacher,
             "teacher_sha256": self.detector.teacher_sha256,
             "teacher_license": self.teacher_license,
+            "start": self.start,
+            "start_license": self.start_license,
             "detector_sha256": self.detector_sha256,
             "dataset_sha256": self.dataset_sha256,
             "test_sha256": self.test_sha256,
@@ -96,6 +105,12 @@ class ExportFacts:
             "code_version": self.code_version,
             "git_revision": self.git_revision,
         }
+
+
+def _terms(name: str) -> str:
+    """Licence of the catalogue's weights of that name and the data behind them."""
+    entry = CATALOG[name]
+    return f"{entry.license}; trained on {entry.trained_on}"
 
 
 def is_non_commercial(license_name: str) -> bool:

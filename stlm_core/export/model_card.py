@@ -27,6 +27,7 @@ from stlm_core.export.model_card_making import (
 from stlm_core.export.model_card_operating import Operating, operating
 from stlm_core.export.model_card_weak import Weakness, weakness
 from stlm_core.export.parity import ParityReport
+from stlm_core.weights.catalog import CATALOG
 
 Row = tuple[str, str]
 _BOOTSTRAP, _WILSON, _UNKNOWN = "bootstrap over test images", "Wilson, over test images", "spread not measured"
@@ -131,12 +132,24 @@ def model_card(
             ("teacher", plain(facts.detector.teacher) or "not recorded"),
             ("weights, sha256", Code(facts.detector.teacher_sha256) if facts.detector.teacher_sha256 else "unknown"),
             ("licence", plain(facts.teacher_license)),
+            *_start(facts),
         ),
         parity=parity,
         latency=latency,
         commands=reproduce(facts, making),
         files=file_rows(facts, making, parity.onnx_sha256),
         repeatable=_repeatable(facts),
+    )
+
+
+def _start(facts: ExportFacts) -> tuple[Row, ...]:
+    """The weights that a trained stream starts from, where they are not the teacher's."""
+    if not facts.start:
+        return ()
+    return (
+        ("trained stream starts from", plain(facts.start)),
+        ("weights it starts from, sha256", Code(CATALOG[facts.start].sha256)),
+        ("licence of these", plain(facts.start_license)),
     )
 
 

@@ -137,7 +137,15 @@ def _facts(
         code_version=code_version(),
         git_revision=git_revision(config.root),
         captures=captures,
+        start=_start(config, detector),
     )
+
+
+def _start(config: LineConfig, detector: Detector) -> str:
+    """The catalogue's weights that a stream of ``detector`` was trained from; "" for the teacher's own or none."""
+    init = config.model.init
+    own = init in ("random", "teacher", config.teacher.name)
+    return init if detector.facts.denoising and not own else ""
 
 
 def _captures(config: LineConfig, manifest: Manifest) -> CaptureRange:

@@ -84,7 +84,7 @@ class _Entry:
     rules: Mapping[str, Any]
 
     def text_with(self, **data: Any) -> str:
-        return with_entry(self.text, self.line.name, self.line.profile, {**self.data, **data}, self.rules)
+        return with_entry(self.params, self.text, self.line.name, self.line.profile, {**self.data, **data}, self.rules)
 
     def config(self) -> LineConfig:
         return checked(self.params, self.text_with(), self.line.name)

@@ -75,7 +75,7 @@ def remove_line(params: Path, name: str) -> list[Path]:
         if name not in tree["lines"]:
             raise UserError(f"{params}: no line `{name}` (known: {', '.join(tree['lines']) or 'none'})")
         settings = (tree["lines"][name] or {}).get("data") or {}
-        text = without_entry(params.read_text(encoding="utf-8"), name)
+        text = without_entry(params, params.read_text(encoding="utf-8"), name)
         del tree["lines"][name]
         if text is None or (yaml.safe_load(text) or {}) != tree:
             raise UserError(f"{params}: the entry of `{name}` is not laid out as a block; remove it by hand")

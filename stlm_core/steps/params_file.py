@@ -14,9 +14,11 @@ from typing import Any
 import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from stlm_core.config import SECTIONS, LineConfig, load_line
-from stlm_core.errors import UserError
+from stlm_core.errors import UserError, first_line
 from stlm_core.files import exclusive_lock
 
 
@@ -36,28 +38,38 @@ def editing(params: Path) -> Iterator[Path]:
 
 
 def with_entry(
-    text: str, name: str, profile: str | None, data: Mapping[str, Any], validate: Mapping[str, Any] | None = None
+    params: Path,
+    text: str,
+    name: str,
+    profile: str | None,
+    data: Mapping[str, Any],
+    validate: Mapping[str, Any] | None = None,
 ) -> str:
-    """``text`` of a ``params.yaml`` with the settings of line ``name`` changed, everything else as it was.
+    """``text`` of ``params`` with the settings of line ``name`` changed, everything else as it was.
 
     A new line gets all sections. Settings of ``data`` and ``validate`` replace those there are, None removes one;
     ``profile`` None keeps the line's own.
+
+    Raises:
+        UserError: the file cannot be edited, only read.
     """
     round_trip = YAML(typ="rt")
     round_trip.preserve_quotes = True
     round_trip.width = 4096
-    tree = round_trip.load(text)
+    tree = _tree(params, text, round_trip)
     lines = tree["lines"]
     if not lines:
         lines.fa.set_block_style()
     entry = lines.get(name)
     if entry is None:
-        entry = lines[name] = CommentedMap({"profile": "fast", **{section: CommentedMap() for section in SECTIONS}})
+        entry = lines[_as_text(name)] = CommentedMap(
+            {"profile": "fast", **{section: CommentedMap() for section in SECTIONS}}
+        )
         for section in SECTIONS:
             entry[section].fa.set_flow_style()
         entry["data"] = CommentedMap()
     if profile is not None:
-        entry["profile"] = profile
+        entry["profile"] = _as_text(profile)
     for section, changes in (("data", data), ("validate", validate or {})):
         if not changes:
             continue
@@ -68,20 +80,47 @@ def with_entry(
             if value is None:
                 settings.pop(key, None)
             else:
-                settings[key] = value
+                settings[key] = _as_text(value) if isinstance(value, str) else value
     stream = io.StringIO()
     round_trip.dump(tree, stream)
     return stream.getvalue()
 
 
-def without_entry(text: str, name: str) -> str | None:
-    """``text`` without the block of one line; None when it is not a block of its own.
+def _tree(params: Path, text: str, round_trip: YAML) -> CommentedMap:
+    try:
+        tree: CommentedMap = round_trip.load(text)
+    except (YAMLError, ValueError, AttributeError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where is not None else ""
+        reason = first_line(Exception(getattr(error, "problem", None) or error))
+        raise UserError(f"{params}: cannot be edited{line}: {reason}; change the line's entry by hand") from None
+    return tree
+
+
+def _as_text(value: str) -> str:
+    """``value``, in quotes where it would be read as something else.
+
+    The file is written as YAML 1.2 and read as YAML 1.1, which has more words for true and false and more kinds of
+    numbers: ``no``, ``12:30``.
+    """
+    try:
+        plain = all(yaml.safe_load(text) == {"a": value} for text in (f"a: {value}", f"{{a: {value}}}"))
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
+        plain = False
+    return value if plain else DoubleQuotedScalarString(value)
+
+
+def without_entry(params: Path, text: str, name: str) -> str | None:
+    """``text`` of ``params`` without the block of one line; None when it is not a block of its own.
 
     Cut out as text, because a comment above the next entry belongs to that one, and a YAML library would drop it
     with this one.
+
+    Raises:
+        UserError: the file cannot be edited, only read.
     """
     rows = text.splitlines(keepends=True)
-    lines = YAML(typ="rt").load(text)["lines"]
+    lines = _tree(params, text, YAML(typ="rt"))["lines"]
     start, indent = lines.lc.key(name)
     if not re.match(rf"\s*['\"]?{re.escape(name)}['\"]?\s*:", rows[start]):
         return None

@@ -178,6 +178,17 @@ SETTINGS = [
         "a date there is not", write("params.yaml", b"defaults: 2001-99-99\n"), "params.yaml: not valid YAML: month"
     ),
     BadInput(
+        "a setting twice",
+        edit("params.yaml", lambda text: text.replace(b"path:", b"path: elsewhere\n      path:")),
+        "(line 9): the key `path` is there twice",
+    ),
+    BadInput(
+        "a setting twice in a file to be edited",
+        edit("params.yaml", lambda text: text.replace(b"path:", b"path: elsewhere\n      path:")),
+        "(line 9): the key `path` is there twice",
+        ADD_CAPS,
+    ),
+    BadInput(
         "line that is a text",
         write("params.yaml", b"defaults: {}\nprofiles: {fast: {}}\nlines: {line: x}\n"),
         "lines.line: not a mapping of settings",

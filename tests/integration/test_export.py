@@ -35,7 +35,7 @@ from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.predict import predict_images
 from stlm_core.steps.container import ARTIFACTS, run_in_container
 from stlm_core.steps.evaluate import evaluate
-from stlm_core.steps.export import _making, export
+from stlm_core.steps.export import _making, _start, export
 from stlm_core.steps.packed_images import pack_images
 from stlm_core.steps.workspace import Workspace
 from stlm_core.weights.catalog import lookup
@@ -226,6 +226,26 @@ def test_the_card_states_licences_and_figures(exported: tuple[LineConfig, Worksp
     assert "test/crack/000.png" in page
     assert page.count("data:image/jpeg;base64,") == 3  # there is no mask, so no ground truth
     assert str(config.root) not in card + page
+
+
+@pytest.mark.parametrize(
+    ("init", "denoising", "start"),
+    [
+        ("mobile_sam", True, "mobile_sam"),
+        ("mobile_sam", False, ""),
+        ("random", True, ""),
+        ("teacher", True, ""),
+        ("lite_medsam", True, ""),  # that is the teacher
+    ],
+)
+def test_what_a_trained_stream_starts_from(
+    exported: tuple[LineConfig, Workspace], init: str, denoising: bool, start: str
+) -> None:
+    config = exported[0]
+    settings = config.model_copy(update={"model": config.model.model_copy(update={"init": init})})
+    structure = DetectorFacts(64, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=denoising)
+    assert config.teacher.name == "lite_medsam"
+    assert _start(settings, Detector(structure)) == start
 
 
 def test_the_parameters_are_those_of_the_networks_that_run(exported: tuple[LineConfig, Workspace]) -> None:

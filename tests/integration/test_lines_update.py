@@ -62,7 +62,7 @@ def line(params: Path, dataset: Path) -> Path:
 def leave_out_unusable(params: Path, share: float) -> None:
     """Give the line ``lids`` the policy to leave out files that cannot be used, up to ``share`` of what is new."""
     rules = {"unusable": "quarantine", "max_quarantined": share}
-    params.write_text(with_entry(params.read_text(), "lids", None, {}, rules))
+    params.write_text(with_entry(params, params.read_text(), "lids", None, {}, rules))
 
 
 def run(params: Path, source: Path | None = None, layout: str | None = None, **given: Any) -> UpdatedLine:

@@ -100,6 +100,33 @@ def test_broken_yaml_names_the_line(tmp_path):
         load_line(path, "a")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("defaults: {}\nprofiles: {fast: {}}\nlines:\n  a:\n    data:\n      path: x\n      path: y\n", 7, "path"),
+        ("defaults: {}\nprofiles: {fast: {}}\nlines:\n  a: {data: {path: x}}\n  'a': {data: {path: y}}\n", 5, "a"),
+        ("defaults: {}\nprofiles: {fast: {}}\nlines: {a: {data: {path: x}}}\ndefaults: {}\n", 4, "defaults"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path, text, line, key):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"params\.yaml: .*\(line {line}\): the key `{key}` is there twice"):
+        load_line(path, "a")
+
+
+def test_a_merged_mapping_may_have_a_key_of_its_own(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "defaults: {}\nprofiles: {fast: {}}\nlines:\n"
+        "  c: &c {data: &shared {path: x, license: MIT}}\n"
+        "  a: {<<: *c, data: &own {<<: *shared, path: y}}\n"
+        "  b: {<<: *c, data: {<<: *own, path: z}}\n"
+    )
+    read = [load_line(path, name).data for name in "cab"]
+    assert [(data.path, data.license) for data in read] == [("x", "MIT"), ("y", "MIT"), ("z", "MIT")]
+
+
 def test_missing_file_and_unknown_line_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match="run from the project folder or pass --params"):
         load_line(tmp_path / "none.yaml", "a")

@@ -14,6 +14,7 @@ from stlm_core.export.model_card import ModelCard
 from stlm_core.export.model_card_html import card_html
 from stlm_core.export.model_card_markdown import card_markdown
 from stlm_core.export.model_card_operating import at_most, count, operating
+from stlm_core.weights.catalog import CATALOG, lookup
 
 POINT = FACTS.operating_point
 
@@ -67,6 +68,26 @@ def test_non_commercial_weights_are_flagged_before_everything_else() -> None:
     sentence = "These weights are not for commercial use: the line's images are under CC BY-NC-SA 4.0."
     for rendered in (card_markdown(shown), card_html(shown).replace("&#39;", "'")):
         assert rendered.index(sentence) < rendered.index("Good parts rejected")
+
+
+def test_the_weights_that_a_trained_stream_starts_from_are_named_with_their_licence() -> None:
+    rows = dict(card(start="mobile_sam").teacher)
+    entry = lookup("mobile_sam")
+    assert rows["trained stream starts from"] == "mobile_sam"
+    assert rows["weights it starts from, sha256"] == entry.sha256
+    assert rows["licence of these"] == f"Apache-2.0; trained on {entry.trained_on}"
+    assert "mobile_sam" in text_of(card(start="mobile_sam"))
+    assert "trained stream starts from" not in text_of(card())
+
+
+def test_weights_that_forbid_commercial_use_are_flagged_where_a_stream_starts_from_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CATALOG, "mobile_sam", replace(lookup("mobile_sam"), license="X-NC", non_commercial=True))
+    assert [flag.tone for flag in card(start="mobile_sam").flags] == ["bad"]
+    told = "the trained stream's start mobile_sam is under X-NC"
+    assert replace(FACTS, start="mobile_sam").metadata()["non_commercial"] == told
+    assert card().flags == ()
 
 
 def test_an_unknown_licence_and_foreign_weights_are_pointed_out() -> None:
