@@ -130,9 +130,9 @@ class SynthesizeConfig(Section):
     which finds out from the good images whether they are turned against each other (docs/decisions/0023).
 
     Beyond the paper (docs/decisions/0016): ``families`` are the kinds of anomaly that are drawn, of which ``perlin`` is
-    the paper's and ``finish`` is in no profile (docs/decisions/0025); ``fresh`` draws a new pose, light and anomaly in every training step instead of keeping K variants, and
-    gives validation a fifth of the textures, which training then does not use. ``fresh`` needs a teacher that is the
-    plain stream.
+    the paper's and ``finish`` is in no profile (docs/decisions/0025); ``fresh`` draws a new pose, light and anomaly in
+    every training step instead of keeping K variants, and gives validation a fifth of the textures, which training then
+    does not use. ``fresh`` needs a teacher that is the plain stream.
 
     What the camera may change between two pictures of the same part, shown in fresh views and remembered by a memory
     (docs/decisions/0017): ``light``, the share by which brightness and contrast vary; ``shift``, share of the side;
