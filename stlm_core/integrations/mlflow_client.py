@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stlm_core.errors import StlmError, UserError
+from stlm_core.errors import StlmError, UserError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,11 +107,6 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
             raise StlmError(f"MLflow at {without_credentials(uri)}: {told}") from error
         finally:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, without the lines that follow."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _probe(client: MlflowClient, uri: str) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from stlm_core.errors import StlmError
+from stlm_core.errors import StlmError, first_line
 from stlm_core.files import exclusive_lock, sha256_file
-from stlm_core.integrations.mlflow_client import Tracking, first_line, without_userinfo
+from stlm_core.integrations.mlflow_client import Tracking, without_userinfo
 from stlm_core.integrations.names import MODEL_FILE
 from stlm_core.integrations.registry_lock import Lease, bakery_lock
 
@@ -188,7 +188,7 @@ class Registry:
         import mlflow.artifacts
 
         where = f"{self.name} version {version.number}"
-        with _store_of_files(f"{MODEL_FILE} of {where}: cannot be fetched"):
+        with store_of_files(f"{MODEL_FILE} of {where}: cannot be fetched"):
             uri = f"models:/{self.name}/{version.number}/{MODEL_FILE}"
             path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
             found = sha256_file(path)
@@ -202,7 +202,7 @@ class Registry:
         Raises:
             StlmError: the store does not take it.
         """
-        with _store_of_files(f"{path.name} of MLflow run {run_id}: cannot be stored"):
+        with store_of_files(f"{path.name} of MLflow run {run_id}: cannot be stored"):
             self._client.log_artifact(run_id, str(path), folder)
 
     def _check_lease(self) -> None:
@@ -233,7 +233,7 @@ class Registry:
         """
         from mlflow.exceptions import MlflowException
 
-        with _store_of_files(f"{artifact} of MLflow run {run_id}: cannot be fetched"):
+        with store_of_files(f"{artifact} of MLflow run {run_id}: cannot be fetched"):
             try:
                 listed = self._client.list_artifacts(run_id, str(PurePosixPath(artifact).parent))
             except MlflowException as error:
@@ -246,7 +246,7 @@ class Registry:
 
 
 @contextmanager
-def _store_of_files(failed: str) -> Iterator[None]:
+def store_of_files(failed: str) -> Iterator[None]:
     """Whatever goes wrong with the store of runs' files becomes an StlmError that starts with ``failed``.
 
     Files lie behind MLflow's server or in a bucket, and the client of each kind has errors of its own, few of which are

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stlm_core.errors import StlmError
 from stlm_core.files import sha256_file, write_json_atomic
-from stlm_core.integrations.mlflow_client import Tracking, first_line, without_userinfo
+from stlm_core.integrations.mlflow_client import Tracking
 from stlm_core.integrations.mlflow_model import HASHES
-from stlm_core.integrations.mlflow_registry import Registry, Version
+from stlm_core.integrations.mlflow_registry import Registry, Version, store_of_files
 from stlm_core.integrations.mlflow_run import (
     METRICS_A_REQUEST,
     MODEL_TAG,
@@ -153,7 +152,7 @@ def _check_arrival(tracking: Tracking, run_id: str, model_id: str, parcel: Parce
 
 
 def _fetch_run(tracking: Tracking, run_id: str, folder: Path, where: str) -> None:
-    with _fetching(f"{where}: the run"):
+    with store_of_files(f"{where}: the run's files cannot be fetched"):
         folder.mkdir(parents=True)
         tracking.client.download_artifacts(run_id, "", str(folder))
 
@@ -161,21 +160,10 @@ def _fetch_run(tracking: Tracking, run_id: str, folder: Path, where: str) -> Non
 def _fetch_model(uri: str, folder: Path, where: str) -> None:
     import mlflow.artifacts
 
-    with _fetching(f"{where}: the model"):
+    with store_of_files(f"{where}: the model's files cannot be fetched"):
         folder.mkdir(parents=True)
         mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
         (folder / _META).unlink(missing_ok=True)
-
-
-@contextmanager
-def _fetching(what: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (OSError, MlflowException) as error:
-        told = without_userinfo(first_line(error))
-        raise StlmError(f"{what}'s files cannot be fetched: {told}") from None
 
 
 def _hashes(folder: Path) -> dict[str, str]:

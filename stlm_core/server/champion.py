@@ -118,7 +118,11 @@ def _test_image(height: int, width: int, *, spot: bool) -> npt.NDArray[np.uint8]
 
 
 def _check(session: DetectorSession, image: npt.NDArray[np.uint8]) -> None:
-    first, again = session.predict(image), session.predict(image)
+    failed = f"{session.name}: failed its self-test"
+    try:
+        first, again = session.predict(image), session.predict(image)
+    except StlmError as error:
+        raise StlmError(f"{failed}: {str(error).removeprefix(f'{session.name}: ')}") from None
     session.complaints(image[0])
     shape = image.shape[:3]
     problem = None
@@ -136,4 +140,4 @@ def _check(session: DetectorSession, image: npt.NDArray[np.uint8]) -> None:
     ):
         problem = "two runs of one image differ"
     if problem:
-        raise StlmError(f"{session.name}: failed its self-test: {problem}")
+        raise StlmError(f"{failed}: {problem}")

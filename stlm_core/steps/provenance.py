@@ -35,15 +35,21 @@ def require_made_from(
     again = f"run `stlm {step} --line {config.name}` again"
     if made.get("config") != config.section_hash(*sections):
         raise UserError(f"{folder}: made with other settings than those of now ({', '.join(sections)}); {again}")
-    for name, path in inputs.items():
-        if made["inputs"].get(name) != sha256_tree(path):
-            raise UserError(f"{folder}: made from another {path.name} than {path}; {again}")
+    for path in other_inputs(made, inputs):
+        raise UserError(f"{folder}: made from another {path.name} than {path}; {again}")
+
+
+def other_inputs(made: Mapping[str, Any], inputs: Mapping[str, Path]) -> list[Path]:
+    """Those of the files ``inputs`` that the step with the manifest ``made`` did not read as they are now."""
+    read = made.get("inputs")
+    known = read if isinstance(read, dict) else {}
+    return [path for name, path in inputs.items() if known.get(name) != sha256_tree(path)]
 
 
 def _describes(made: Mapping[str, Any], folder: Path) -> bool:
     """Whether a manifest is of the files that lie beside it."""
-    outputs, inputs = made.get("outputs"), made.get("inputs")
-    if not isinstance(outputs, dict) or not isinstance(inputs, dict):
+    outputs = made.get("outputs")
+    if not isinstance(outputs, dict) or not isinstance(made.get("inputs"), dict):
         return False
     files = {name: folder / name for name in outputs}
     return all(file.is_file() and sha256_file(file) == outputs[name].get("sha256") for name, file in files.items())

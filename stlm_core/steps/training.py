@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from stlm_core.cache.store import INDEX, FeatureCache
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
-from stlm_core.files import sha256_file, sha256_tree, write_json_atomic
+from stlm_core.files import sha256_file, write_json_atomic
 from stlm_core.models.detector import Detector, DetectorFacts, MapSource
 from stlm_core.models.mask_decoder import PromptFreeDecoder
 from stlm_core.models.sam_checkpoint import build_sam_parts
@@ -19,6 +18,7 @@ from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.models.tiny_vit import TinyViT
 from stlm_core.seeding import derive_seed
 from stlm_core.steps.contract import read_manifest
+from stlm_core.steps.provenance import other_inputs
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import INDEX as BANK_INDEX
@@ -65,9 +65,7 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
 
 def _require_features_of_the_bank(workspace: Workspace) -> None:
     folder = workspace.folder("cache-teacher")
-    inputs = read_manifest(folder).get("inputs")
-    made_of = inputs.get("bank") if isinstance(inputs, Mapping) else None
-    if made_of != sha256_tree(workspace.need("synthesize", BANK_INDEX)):
+    if other_inputs(read_manifest(folder), {"bank": workspace.need("synthesize", BANK_INDEX)}):
         raise UserError(f"{folder}: features of another bank than the present one; run `stlm cache-teacher` again")
 
 

@@ -66,6 +66,13 @@ def _register(project: tuple[LineConfig, Workspace], revision: str, **metrics: A
     return int(_record(project[1])["version"])
 
 
+def _challenge(project: tuple[LineConfig, Workspace], **metrics: Any) -> None:
+    """A champion, version 1, and a challenger, version 2, with these figures."""
+    _register(project, "r1")
+    promote(project[0])
+    _register(project, "r2", **metrics)
+
+
 def _aliases(config: LineConfig) -> dict[str, int]:
     with open_tracking(config.root) as opened:
         return Registry(opened, config.name).aliases()
@@ -274,9 +281,7 @@ def test_no_statistics_are_kept_of_a_champion_that_has_none(
     project: tuple[LineConfig, Workspace], tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = project
-    _register(project, "r1")
-    promote(config)
-    _register(project, "r2")
+    _challenge(project)
     monkeypatch.setattr("stlm_core.steps.promotion_records.STATISTICS_ARTIFACT", "validation/of_an_older_version.json")
     promote(config)
     assert not reference_path(config).exists()
@@ -327,9 +332,7 @@ def test_a_champion_whose_files_are_lost_does_not_keep_its_successor_out(
     project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch, tracking: Tracking
 ) -> None:
     config, _ = project
-    _register(project, "r1")
-    promote(config)
-    _register(project, "r2")
+    _challenge(project)
     champion = Registry(tracking, "tiny").at(CHAMPION)
     assert champion is not None
     fetch = MlflowClient.download_artifacts
@@ -350,9 +353,7 @@ def test_a_rejected_version_does_not_come_back_from_another_checkout(
     project: tuple[LineConfig, Workspace], tracking: Tracking
 ) -> None:
     config, workspace = project
-    _register(project, "r1")
-    promote(config)
-    _register(project, "r2")
+    _challenge(project)
     reject(config, reason="finds fewer dents")
     shutil.rmtree(workspace.folder("register"))
     result = register(config, workspace)
@@ -370,9 +371,7 @@ def test_a_worse_challenger_is_kept_back_with_its_reasons(
     project: tuple[LineConfig, Workspace], tracking: Tracking
 ) -> None:
     config, _ = project
-    _register(project, "r1")
-    promote(config)
-    _register(project, "r2", recall_at_budget=0.2)
+    _challenge(project, recall_at_budget=0.2)
     result = promote(config)
     assert (result.outcome, result.champion, result.challenger) == ("kept", 1, 2)
     assert result.reasons[0].startswith("recall at the budget 0.2000 against 0.7000 of champion 1: worse by 0.5000")
@@ -401,9 +400,7 @@ def test_what_the_rules_cannot_judge_waits_for_a_person_who_says_yes_or_no(
 ) -> None:
     config, _ = project
     registry = Registry(tracking, "tiny")
-    _register(project, "r1")
-    promote(config)
-    _register(project, "r2", recall_at_budget=0.65)  # one defect of twenty less
+    _challenge(project, recall_at_budget=0.65)  # one defect of twenty less
     result = promote(config)
     assert (result.outcome, result.champion, result.challenger) == ("needs-human", 1, 2)
     assert "too uncertain for the margin 0.0300" in result.reasons[0]

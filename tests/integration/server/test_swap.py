@@ -106,7 +106,7 @@ def test_a_champion_that_fails_is_refused_and_the_old_one_stays(registry_root: P
         status = server.line()
         assert (status["version"], status["failed_swaps"], status["ready"]) == ("1", 1, True)
         assert "version 2 of line tiny was refused" in status["last_error"]
-        assert "an output is not between 0 and 1" in status["last_error"]
+        assert "failed its self-test: an output is not between 0 and 1" in status["last_error"]
         assert status["last_error"].endswith("version 1 stays in service")
         assert server.metric("stlm_model_swaps_failed_total", line="tiny") == 1
         assert server.client.get("/readyz").status_code == 200

@@ -83,9 +83,8 @@ def test_a_failing_step_leaves_the_old_outputs(config, source, tmp_path):
     assert (folder / "out.txt").read_text() == "ONE"
 
 
-def test_a_resumable_step_gets_its_half_done_work_back_unless_something_changed(config, source, tmp_path):
-    folder = tmp_path / "evaluate"
-    found = []
+def killed_twice(found):
+    """Work that leaves a file half done the first two times, and tells in ``found`` whether it found one."""
 
     def work(partial):
         found.append((partial / "half.txt").exists())
@@ -94,6 +93,12 @@ def test_a_resumable_step_gets_its_half_done_work_back_unless_something_changed(
             raise KeyboardInterrupt
         return "done"
 
+    return work
+
+
+def test_a_resumable_step_gets_its_half_done_work_back_unless_something_changed(config, source, tmp_path):
+    folder, found = tmp_path / "evaluate", []
+    work = killed_twice(found)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(config, source, folder, work, resumable=True)
@@ -103,16 +108,8 @@ def test_a_resumable_step_gets_its_half_done_work_back_unless_something_changed(
 
 
 def test_a_forced_step_that_was_killed_is_continued_by_the_same_command(config, source, tmp_path):
-    folder = tmp_path / "evaluate"
-    found = []
-
-    def work(partial):
-        found.append((partial / "half.txt").exists())
-        (partial / "half.txt").write_text("x")
-        if len(found) in (1, 2):
-            raise KeyboardInterrupt
-        return "done"
-
+    folder, found = tmp_path / "evaluate", []
+    work = killed_twice(found)
     with pytest.raises(KeyboardInterrupt):
         run(config, source, folder, work, resumable=True)
     with pytest.raises(KeyboardInterrupt):
