@@ -114,9 +114,9 @@ def cache_teacher_command(
         number, found, count = shard.partition("/")
         if not found or not number.isdecimal() or not count.isdecimal() or out is None or merge:
             raise UserError(f"--shard {shard}: must be I/N, together with --out FOLDER and without --merge")
-        result = cache_teacher_shard(config, workspace, int(number), int(count), out)
+        result = cache_teacher_shard(config, workspace, int(number), int(count), out, force=force)
     elif merge:
-        result = merge_shards(config, workspace, merge)
+        result = merge_shards(config, workspace, merge, force=force)
     else:
         result = cache_teacher(config, workspace, force=force)
     typer.echo(f"cache-teacher {line}: {result.summary}")

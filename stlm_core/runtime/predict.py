@@ -85,7 +85,8 @@ def predict_images(
     it never names a picture that does not exist.
 
     Raises:
-        UserError: the model is not ours, no image is named at all, or ``out`` cannot be written.
+        UserError: the model is not ours, no image is named at all, a named image would be overwritten by a picture, or
+            ``out`` cannot be written.
     """
     if batch_size < 1:
         raise UserError(f"batch size: {batch_size} is less than 1")
@@ -93,6 +94,7 @@ def predict_images(
         raise UserError("no images given; name files, folders or patterns")
     session = DetectorSession(model, threads=threads)
     sources, problems = find_sources(arguments, exclude=[out / name for name in (RESULTS, _MAPS, _OVERLAYS)])
+    _require_kept(sources, out)
     rows: dict[int, Row] = {}
     writer = _Writer(session, out, overlay)
     with progress("predict", len(sources)) as shown:
@@ -104,6 +106,16 @@ def predict_images(
     table = out / RESULTS
     write_bytes_atomic(table, _table(ordered).encode("utf-8", "surrogateescape"))
     return PredictSummary(session.line, ordered, tuple(problems), table)
+
+
+def _require_kept(sources: Sequence[Source], out: Path) -> None:
+    """Refuse images, named one by one, that stand where a picture of this run will be written."""
+    images = {source.path.resolve() for source in sources}
+    for source in sources:
+        for folder in (_MAPS, _OVERLAYS):
+            picture = out / folder / f"{source.key}.png"
+            if picture.resolve() in images:
+                raise UserError(f"{picture}: is one of the images and would be overwritten; choose another --out")
 
 
 def _batches(

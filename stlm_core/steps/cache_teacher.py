@@ -45,7 +45,9 @@ def cache_teacher(config: LineConfig, workspace: Workspace, *, force: bool = Fal
     return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], None), force)
 
 
-def cache_teacher_shard(config: LineConfig, workspace: Workspace, shard: int, shards: int, folder: Path) -> StepResult:
+def cache_teacher_shard(
+    config: LineConfig, workspace: Workspace, shard: int, shards: int, folder: Path, *, force: bool = False
+) -> StepResult:
     """Compute shard number ``shard`` (from 0) of ``shards`` into ``folder``, to be merged later.
 
     Raises:
@@ -54,11 +56,13 @@ def cache_teacher_shard(config: LineConfig, workspace: Workspace, shard: int, sh
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}/{shards}: the first number must be from 0 to {shards - 1}")
     return _run(
-        config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], (shard, shards)), False
+        config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], (shard, shards)), force
     )
 
 
-def merge_shards(config: LineConfig, workspace: Workspace, shards: Sequence[Path]) -> StepResult:
+def merge_shards(
+    config: LineConfig, workspace: Workspace, shards: Sequence[Path], *, force: bool = False
+) -> StepResult:
     """Join the shards' folders into the step's output; what is missing or damaged in them is computed here.
 
     Raises:
@@ -69,7 +73,7 @@ def merge_shards(config: LineConfig, workspace: Workspace, shards: Sequence[Path
             raise UserError(f"{shard}: no such folder; compute the shard first")
     folder = workspace.folder(STEP)
     sources = [folder, *shards]
-    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, sources, None), False)
+    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, sources, None), force)
 
 
 def _run(

@@ -42,7 +42,7 @@ def summarise(config: LineConfig, workspace: Workspace) -> LineSummary:
     metrics = read_json_object(workspace.need("evaluate", "metrics.json"), "run `stlm evaluate` again")
     latency = read_json_object(workspace.need("export", "latency.json"), "run `stlm export` again")
     onnx = workspace.need("export", "model.onnx")
-    budget = config.evaluate.false_reject_budget
+    budget = float(metrics.get("false_reject_budget", config.evaluate.false_reject_budget))  # the one evaluated with
     rows = [
         ("image AUROC", _share(metrics.get("image_auroc"))),
         ("pixel AUROC", _share(metrics.get("pixel_auroc"))),

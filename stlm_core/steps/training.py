@@ -51,7 +51,7 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
         UserError: bank or cache are missing, damaged, or do not belong together.
     """
     bank = Bank.open(workspace.folder("synthesize"))
-    _require_features_of_the_bank(workspace)
+    _require_features_of_now(config, workspace)
     cache = FeatureCache.open(workspace.folder("cache-teacher"), verify=ranks.main)
     ranks.wait()
     settings, plain = config.synthesize, config.model.plain_stream == "teacher"
@@ -63,10 +63,14 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
     return bank, TrainingPairs(bank, cache, "train", settings.probability, clean_only=plain, fresh=fresh)
 
 
-def _require_features_of_the_bank(workspace: Workspace) -> None:
-    folder = workspace.folder("cache-teacher")
-    if other_inputs(read_manifest(folder), {"bank": workspace.need("synthesize", BANK_INDEX)}):
-        raise UserError(f"{folder}: features of another bank than the present one; run `stlm cache-teacher` again")
+def _require_features_of_now(config: LineConfig, workspace: Workspace) -> None:
+    folder, made_from = workspace.folder("cache-teacher"), training_inputs(config, workspace)
+    made = read_manifest(folder)
+    for name in ("bank", "teacher"):
+        if other_inputs(made, {name: made_from[name]}):
+            raise UserError(
+                f"{folder}: features of another {name} than the present one; run `stlm cache-teacher` again"
+            )
 
 
 def new_detector(config: LineConfig, workspace: Workspace, map_source: MapSource, seed: int) -> Detector:

@@ -82,7 +82,10 @@ def test_training_killed_at_some_step_ends_with_the_undisturbed_weights(
 
 def test_shards_merge_to_the_cache_that_one_run_makes(prepared: Path, stlm: Stlm) -> None:
     for shard in range(2):
-        stlm("cache-teacher", "--line", "small", "--shard", f"{shard}/2", "--out", f"shard{shard}")
+        again = ("cache-teacher", "--line", "small", "--shard", f"{shard}/2", "--out", f"shard{shard}")
+        stlm(*again)
+        assert "(up to date)" in stlm(*again).stdout
+        assert "(up to date)" not in stlm(*again, "--force").stdout
     merged = stlm(
         "cache-teacher", "--line", "small", "--input", "cache-teacher=merged", "--merge", "shard0", "--merge", "shard1"
     )

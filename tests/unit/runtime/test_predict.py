@@ -167,6 +167,17 @@ def test_a_second_run_into_the_images_own_folder_sees_the_same_images(
     assert [row.path for row in second.rows] == [row.path for row in first.rows]
 
 
+@pytest.mark.parametrize("folder", ["maps", "overlays"])
+def test_an_image_that_a_picture_would_overwrite_is_refused(tmp_path: Path, model: Path, folder: str) -> None:
+    image = _save(tmp_path / folder / "a.png", 4, 4)
+    before = image.read_bytes()
+    with pytest.raises(UserError, match=rf"{folder}/a\.png: is one of the images and would be overwritten"):
+        predict_images(model, [str(image)], tmp_path)
+    assert image.read_bytes() == before
+    assert not (tmp_path / "results.csv").exists()
+    assert len(predict_images(model, [str(image)], tmp_path / "out").rows) == 1
+
+
 def test_no_arguments_and_a_bad_batch_size_are_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(UserError, match="no images given"):
         predict_images(model, [], tmp_path / "out")

@@ -22,8 +22,17 @@ from stlm_core.synthesis.bank import Bank
 from stlm_core.training.distributed import ALONE
 
 
+WEIGHTS = "teacher.pth"
+
+
 def configure(root: Path, seed: int) -> LineConfig:
-    line = {"profile": "fast", "image": {"size": 64}, "data": {"path": "discs"}, "synthesize": {"seed": seed}}
+    line = {
+        "profile": "fast",
+        "image": {"size": 64},
+        "data": {"path": "discs"},
+        "synthesize": {"seed": seed},
+        "teacher": {"weights": WEIGHTS},
+    }
     (root / "params.yaml").write_text(
         yaml.safe_dump({"defaults": {}, "profiles": {"fast": {}}, "lines": {"discs": line}})
     )
@@ -33,6 +42,7 @@ def configure(root: Path, seed: int) -> LineConfig:
 @pytest.fixture(params=[False, True], ids=["at home", "in a container"])
 def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
     """Three validated images; in a container the folders are elsewhere."""
+    (tmp_path / WEIGHTS).write_bytes(b"one teacher")
     data, rows = tmp_path / "discs", []
     data.mkdir()
     for number, split in enumerate(("train", "train", "validation")):
@@ -55,7 +65,7 @@ def cache(config: LineConfig, workspace: Workspace) -> None:
         write_index(folder, keys)
         return "cached"
 
-    inputs = {"bank": workspace.need("synthesize", "index.parquet")}
+    inputs = {"bank": workspace.need("synthesize", "index.parquet"), "teacher": config.resolve(WEIGHTS)}
     run_step("cache-teacher", config, ("image",), inputs, workspace.folder("cache-teacher"), work)
 
 
@@ -73,6 +83,15 @@ def test_features_of_another_bank_are_refused(tmp_path: Path, workspace: Workspa
 
     cache(config, workspace)
     open_data(config, workspace, ALONE)
+
+
+def test_features_of_another_teacher_are_refused(tmp_path: Path, workspace: Workspace) -> None:
+    config = configure(tmp_path, seed=0)
+    synthesize(config, workspace)
+    cache(config, workspace)
+    (tmp_path / WEIGHTS).write_bytes(b"another teacher")
+    with pytest.raises(UserError, match=r"features of another teacher .* run `stlm cache-teacher` again"):
+        open_data(config, workspace, ALONE)
 
 
 def test_features_that_do_not_say_whose_they_are_are_refused(tmp_path: Path, workspace: Workspace) -> None:
