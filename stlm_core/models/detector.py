@@ -242,3 +242,8 @@ def _read(path: Path) -> tuple[DetectorFacts, dict[str, Tensor]]:
 def count_parameters(module: nn.Module) -> int:
     """Number of parameter scalars; buffers such as running statistics do not count."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parameters_used(detector: Detector) -> int:
+    """Parameter scalars of the networks that the detector's map depends on: with ``map_source`` "tlm" the streams'."""
+    return count_parameters(detector.streams if detector.map_source == "tlm" else detector)

@@ -26,7 +26,7 @@ from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_p
 from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
 from stlm_core.files import write_bytes_atomic, write_json_atomic
-from stlm_core.models.detector import Detector, asks_memory, count_parameters, load_detector
+from stlm_core.models.detector import Detector, asks_memory, load_detector, parameters_used
 from stlm_core.progress import Progress, progress
 from stlm_core.steps.contract import StepResult, code_version, run_step
 from stlm_core.steps.manifest_images import row_image, row_mask
@@ -214,7 +214,7 @@ def _facts(config: LineConfig, manifest: Manifest, detector: Detector) -> dict[s
         "Teacher": f"{facts.teacher or 'not recorded'} ({facts.teacher_sha256 or 'no digest'})",
         "Network input": f"{facts.size} x {facts.size} pixels",
         "Anomaly map": f"{_source(detector)}; image score: mean of the {detector.top_pixels} largest pixels",
-        "Parameters": f"{count_parameters(detector) / 1e6:.2f} million",
+        "Parameters": f"{parameters_used(detector) / 1e6:.2f} million",
         "Seeds": f"data {config.data.seed}, distill {config.distill.seed}, train-fa {config.fa.seed}",
         "Code": code_version(),
     }

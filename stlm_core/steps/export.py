@@ -22,7 +22,7 @@ from stlm_core.export.parity import ParityImage, passes, prove_parity
 from stlm_core.files import read_json_object, sha256_file, write_bytes_atomic, write_json_atomic
 from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import git_revision
-from stlm_core.models.detector import Detector, ShippedDetector, count_parameters, load_detector
+from stlm_core.models.detector import Detector, ShippedDetector, load_detector, parameters_used
 from stlm_core.progress import progress
 from stlm_core.runtime.capture import CaptureRange, measure_capture, ordinary_captures
 from stlm_core.runtime.model import DetectorSession
@@ -161,12 +161,11 @@ def _captures(config: LineConfig, manifest: Manifest) -> CaptureRange:
 
 
 def _making(config: LineConfig, manifest: Manifest, detector: Detector, revision: str) -> Making:
-    used = detector.streams if detector.map_source == "tlm" else detector
     sizes = Counter((row.width, row.height) for row in manifest.rows)
     return Making(
         config_sha256=config.section_hash(*TRAINED_SECTIONS),
         data_revision=revision,
-        parameters=count_parameters(used),
+        parameters=parameters_used(detector),
         seeds={
             "data": config.data.seed,
             "synthesize": config.synthesize.seed,

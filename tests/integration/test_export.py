@@ -34,7 +34,7 @@ from stlm_core.models.detector import (
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.predict import predict_images
 from stlm_core.steps.container import ARTIFACTS, run_in_container
-from stlm_core.steps.evaluate import evaluate
+from stlm_core.steps.evaluate import _facts, evaluate
 from stlm_core.steps.export import _making, _start, export
 from stlm_core.steps.packed_images import pack_images
 from stlm_core.steps.workspace import Workspace
@@ -256,10 +256,14 @@ def test_the_parameters_are_those_of_the_networks_that_run(exported: tuple[LineC
         source: _making(config, manifest, load_detector(file, map_source=source), "").parameters
         for source in get_args(MapSource)
     }
+    page = {source: _facts(config, manifest, load_detector(file, map_source=source)) for source in get_args(MapSource)}
     detector = load_detector(file)
     everything, streams = count_parameters(detector), count_parameters(detector.streams)
     assert streams < everything
     assert counted == {"fa": everything, "fa-alone": everything, "tlm": streams}
+    told = {source: facts["Parameters"] for source, facts in page.items()}
+    assert told == {source: f"{count / 1e6:.2f} million" for source, count in counted.items()}
+    assert told["tlm"] != told["fa"]
 
 
 def test_in_a_container_kubeflow_gets_the_page(exported: tuple[LineConfig, Workspace], tmp_path: Path) -> None:

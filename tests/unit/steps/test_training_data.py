@@ -21,7 +21,6 @@ from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
 from stlm_core.training.distributed import ALONE
 
-
 WEIGHTS = "teacher.pth"
 
 
