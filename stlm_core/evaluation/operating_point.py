@@ -11,6 +11,11 @@ same, whatever the number of its images (hierarchical conformal prediction, Lee,
 of n_j images each, an image weighs 1 / ((K + 1) n_j) and the part to come 1 / (K + 1), and the threshold is the
 smallest held-back score for which what lies above it weighs no more than the budget. Where every part has one image,
 that is the k-th smallest score.
+
+With too few parts for the budget no held-back score is high enough: the largest of n is exceeded by one good part in
+n + 1. The threshold is then the upper limit of a prediction interval for the log-odds of the next part's score, taken
+as normally distributed, but at least the largest score, so the weaker guarantee of that score holds without the
+assumption (decision 0026).
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ CLAMP = 1e-6  # raw scores are kept this far from 0 and 1 before the logit
 _MEDIAN_GOOD_SCORE = 0.1  # where the calibration puts the median held-back good image
 _SCALE_LIMITS = (0.1, 20.0)
 _BISECTIONS = 50  # to the last digits of a float
+_FEWEST_FOR_A_SPREAD = 3  # parts; of two, Student's factor for a budget of 5 % is nearly 8 deviations
 _ABOVE_HALF = np.nextafter(np.float32(0.5), np.float32(1))
 
 FloatArray = npt.NDArray[np.float32]
@@ -46,8 +52,8 @@ class OperatingPoint:
     it count as above.
     ``guaranteed_false_reject``: upper bound of the expected false-reject rate; above ``budget`` when there are too few
     parts. ``confidence``: probability that the true rate of this threshold is within the budget; where parts have
-    several images the probability is higher in simulation, the more the less alike they are. ``scale`` > 0: slope of
-    the calibration in logit space.
+    several images the probability is higher in simulation, the more the less alike they are, and so it is where the
+    threshold is extrapolated. ``scale`` > 0: slope of the calibration in logit space.
     """
 
     raw_threshold: float
@@ -63,6 +69,11 @@ class OperatingPoint:
     def certified(self) -> bool:
         """Whether the guarantee is within the budget."""
         return self.guaranteed_false_reject <= self.budget
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether the threshold may lie above all held-back scores, because these are too few for the budget."""
+        return not self.certified and self.calibration_parts >= _FEWEST_FOR_A_SPREAD
 
     def calibrate(self, raw: npt.ArrayLike) -> FloatArray:
         """Calibrated scores: sigmoid((logit(raw) - logit(raw_threshold)) * scale), float32 in [0, 1], shape of ``raw``.
@@ -107,6 +118,14 @@ class OperatingPoint:
             return told + (
                 f"On average over such sets of images at most {self.guaranteed_false_reject:.1%} of good parts are "
                 f"rejected; the chance that this very threshold keeps the budget is {confidence}."
+            )
+        if self.extrapolated:
+            return told + (
+                f"That is too few to certify the budget, so the threshold is where {budget} of good parts would lie if "
+                "the log-odds of their scores were normally distributed, and not below the highest of these images. "
+                f"Without that assumption it is only known that on average at most {self.guaranteed_false_reject:.1%} "
+                f"of good parts are rejected, and the chance that this threshold keeps {budget} is at least "
+                f"{self.confidence:.0%}. {self.needed()}"
             )
         return told + (
             f"That is too few to certify the budget: the guarantee is only that on average at most "
@@ -154,8 +173,9 @@ def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequen
     for testing. ``budget`` in (0, 1). ``parts``: the physical part that each image shows, n names; an image without a
     name, "", shows a part of its own, and without ``parts`` all do.
 
-    Where every part has one image, the threshold is the k-th smallest score, k = ceil((n + 1)(1 - budget)), or the
-    largest when k > n, and the guarantee is then 1 / (n + 1), above the budget. Else see the module.
+    Where every part has one image, the threshold is the k-th smallest score, k = ceil((n + 1)(1 - budget)). When k > n
+    it is extrapolated from at least 3 parts, else the largest, and the guarantee is then 1 / (n + 1), above the budget.
+    Else see the module.
 
     The slope puts the median held-back score at a calibrated 0.1: (logit 0.5 - logit 0.1) over the logit distance of
     threshold and median, within [0.1, 20]; 1 when all scores are equal. It changes how scores read, never a decision.
@@ -185,6 +205,9 @@ def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequen
     # What lies above weighs more or less by whose it is, unless all parts weigh the same; only the budget bounds that.
     guaranteed = weight if len(set(sizes.values())) == 1 else max(allowed, to_come)
     parts_above = math.ceil(weight / to_come - 1)
+    if guaranteed > allowed and len(sizes) >= _FEWEST_FOR_A_SPREAD:
+        weights = np.array([1 / (len(sizes) * sizes[name]) for name in names])
+        threshold = max(threshold, _prediction_limit(scores, weights, len(sizes), float(budget)))
     return OperatingPoint(
         raw_threshold=float(threshold),
         budget=float(budget),
@@ -195,6 +218,21 @@ def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequen
         calibration_parts=len(sizes),
         parts_above=parts_above,
     )
+
+
+def _prediction_limit(scores: FloatArray, weights: npt.NDArray[np.float64], parts: int, budget: float) -> np.float32:
+    """What the score of a further part exceeds with probability ``budget`` if the log-odds are normally distributed.
+
+    ``scores``, ``weights`` (n,): held-back scores and their shares in the mean, which sum up to 1. The classic
+    prediction interval, mean + t * deviation * sqrt(1 + 1 / parts) with Student's t of ``parts`` - 1 degrees of freedom.
+    """
+    from scipy.stats import t as student
+
+    log_odds = _logit(scores)
+    mean = weights @ log_odds
+    variance = weights @ (log_odds - mean) ** 2 * parts / (parts - 1)
+    limit = mean + student.ppf(1 - budget, parts - 1) * math.sqrt(variance * (1 + 1 / parts))
+    return np.float32(min(1 / (1 + math.exp(-limit)), 1 - CLAMP))
 
 
 def images_needed(budget: float) -> int:

@@ -16,7 +16,7 @@ from stlm_core.errors import UserError
 from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point, images_needed
 
 
-@pytest.mark.parametrize(("n", "budget"), [(19, 0.05), (40, 0.05), (100, 0.1), (8, 0.05), (1, 0.5)])
+@pytest.mark.parametrize(("n", "budget"), [(19, 0.05), (40, 0.05), (100, 0.1), (2, 0.05), (1, 0.5)])
 def test_guarantee_and_confidence_hold_in_simulation(n: int, budget: float) -> None:
     rng = np.random.default_rng(11)
     # Uniform scores: the true false-reject rate of a threshold t is 1 - t.
@@ -25,6 +25,39 @@ def test_guarantee_and_confidence_hold_in_simulation(n: int, budget: float) -> N
     spread = 4 / np.sqrt(len(rates))
     assert rates.mean() == pytest.approx(points[0].guaranteed_false_reject, abs=spread * rates.std())
     assert np.mean(rates <= budget) == pytest.approx(points[0].confidence, abs=spread / 2)
+
+
+@pytest.mark.parametrize(("n", "budget"), [(3, 0.05), (4, 0.05), (8, 0.05), (18, 0.05), (30, 0.01)])
+@pytest.mark.parametrize("images", [1, 3], ids=["one image a part", "three alike"])
+def test_too_few_for_the_budget_keep_it_all_the_same_where_log_odds_are_normal(
+    n: int, budget: float, images: int
+) -> None:
+    rng = np.random.default_rng(5)
+    names = [str(number) for number in range(n)] * images
+    drawn = [np.tile(rng.normal(-2, 0.7, n), images) for _ in range(4000)]
+    points = [fit_operating_point(1 / (1 + np.exp(-one)), budget, names) for one in drawn]
+    thresholds = np.array([point.raw_threshold for point in points])
+    rates = stats.norm.sf(np.log(thresholds / (1 - thresholds)), -2, 0.7)
+    # The limit alone would keep the budget exactly; it is never below the largest score, which matters with many.
+    assert rates.mean() <= budget + 4 * rates.std() / np.sqrt(len(rates))
+    assert rates.mean() >= budget * (0.97 if n < 10 else 0.7) - 4 * rates.std() / np.sqrt(len(rates))
+    assert all(point.extrapolated for point in points)
+    assert np.mean(rates <= budget) >= points[0].confidence
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=18), st.floats(0.001, 0.05))
+def test_an_extrapolated_threshold_is_never_below_a_held_back_score(scores: list[float], budget: float) -> None:
+    point = fit_operating_point(scores, budget)
+    assert point.raw_threshold >= np.float32(max(scores))
+    assert point.raw_threshold < 1 or max(scores) == 1
+    assert point.guaranteed_false_reject == pytest.approx(1 / (len(scores) + 1))
+
+
+def test_an_extrapolated_threshold_is_the_textbooks_prediction_limit() -> None:
+    log_odds = np.array([-3.0, -2.5, -2.4, -1.9])
+    limit = log_odds.mean() + stats.t.ppf(0.95, 3) * log_odds.std(ddof=1) * np.sqrt(1 + 1 / 4)
+    point = fit_operating_point(1 / (1 + np.exp(-log_odds)), 0.05)
+    assert point.raw_threshold == pytest.approx(1 / (1 + np.exp(-limit)), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +80,21 @@ def test_confidence_is_the_beta_law(n: int, budget: float) -> None:
 
 def test_too_few_images_are_reported_as_such() -> None:
     point = fit_operating_point([0.2, 0.3, 0.4], 0.05)
-    assert point.raw_threshold == np.float32(0.4)
+    assert point.raw_threshold > np.float32(0.4)
     assert point.guaranteed_false_reject == 0.25
     assert not point.certified
     told = point.explain()
     assert "too few to certify" in told
+    assert "where 5.0% of good parts would lie if" in told
     assert "25.0%" in told
     assert "At least 19 held-back good images" in told
+
+
+def test_two_images_say_nothing_of_a_spread() -> None:
+    point = fit_operating_point([0.2, 0.3], 0.05)
+    assert point.raw_threshold == np.float32(0.3)
+    assert not point.extrapolated
+    assert "normally distributed" not in point.explain()
 
 
 def test_enough_images_are_explained() -> None:
@@ -134,7 +175,8 @@ def test_an_image_a_part_is_split_conformal_prediction(scores: list[float], budg
     n = len(scores)
     rank = min(n, math.ceil((n + 1) * (1 - Fraction(str(budget)))))
     point = fit_operating_point(scores, budget)
-    assert point.raw_threshold == np.float32(sorted(scores)[rank - 1])
+    wanted = np.float32(sorted(scores)[rank - 1])
+    assert point.raw_threshold >= wanted if point.extrapolated else point.raw_threshold == wanted
     assert point.guaranteed_false_reject == pytest.approx((n + 1 - rank) / (n + 1))
     assert (point.calibration_parts, point.parts_above) == (n, n - rank)
 
@@ -153,7 +195,7 @@ def test_a_part_photographed_often_has_no_more_say() -> None:
 def test_few_parts_certify_nothing_however_many_images() -> None:
     scores = np.random.default_rng(2).random(200)
     point = fit_operating_point(scores, 0.05, [f"part {number % 10}" for number in range(200)])
-    assert point.raw_threshold == np.float32(scores.max())
+    assert point.raw_threshold >= np.float32(scores.max())
     assert point.guaranteed_false_reject == pytest.approx(1 / 11)
     assert not point.certified
     told = point.explain()
@@ -195,7 +237,7 @@ def test_what_lies_above_weighs_no_more_than_the_budget(images: list[tuple[float
 
     assert weight(point.raw_threshold) <= max(0.3, 1 / (groups + 1)) + 1e-9
     lower = scores[scores < point.raw_threshold]
-    assert not len(lower) or weight(lower.max()) > 0.3 - 1e-9
+    assert point.extrapolated or not len(lower) or weight(lower.max()) > 0.3 - 1e-9
 
 
 def test_as_many_parts_as_scores() -> None:
