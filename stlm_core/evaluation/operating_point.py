@@ -224,9 +224,9 @@ def _prediction_limit(scores: FloatArray, weights: npt.NDArray[np.float64], part
     """What the score of a further part exceeds with probability ``budget`` if the log-odds are normally distributed.
 
     ``scores``, ``weights`` (n,): held-back scores and their shares in the mean, which sum up to 1. The classic
-    prediction interval, mean + t * deviation * sqrt(1 + 1 / parts) with Student's t of ``parts`` - 1 degrees of freedom.
+    prediction interval: mean + t * deviation * sqrt(1 + 1 / parts), Student's t of ``parts`` - 1 degrees of freedom.
     """
-    from scipy.stats import t as student
+    from scipy.stats import t as student  # type: ignore[import-untyped]
 
     log_odds = _logit(scores)
     mean = weights @ log_odds

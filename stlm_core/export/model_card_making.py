@@ -138,11 +138,13 @@ def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[R
     tested = f"{facts.images.get('test', 0):,}" if facts.images.get("test") else "none"
     if findings.images:
         tested += f": {good:,} good" + (f"; defective: {listed}" if listed else ", none defective")
-    last = ", then remembered" if asks_memory(facts.detector, facts.map_source) else ""
+    remembers = asks_memory(facts.detector, facts.map_source)
+    last = ", then remembered" if remembers else ""
+    scored = ", each scored as if its part were not remembered" if remembers else " alone"
     rows: list[Row] = [
         ("training", f"{facts.images.get('train', 0):,} good images"),
         ("validation", f"{facts.images.get('validation', 0):,} good images, for choosing among checkpoints{last}"),
-        ("calibration", f"{facts.images.get('calibration', 0):,} good images, for the threshold alone"),
+        ("calibration", f"{facts.images.get('calibration', 0):,} good images, for the threshold{scored}"),
         ("test", tested),
     ]
     if making.photo:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import Tensor
 
 from stlm_core.config import EVALUATED_SECTIONS, LineConfig
 from stlm_core.data.inspection import name_files
@@ -27,28 +28,33 @@ from stlm_core.evaluation.predictions import Prediction
 from stlm_core.evaluation.report import render_report
 from stlm_core.files import write_bytes_atomic, write_json_atomic
 from stlm_core.models.detector import Detector, asks_memory, load_detector, parameters_used
+from stlm_core.models.feature_memory import CHANNELS
+from stlm_core.models.remembered import add_remembered, save_remembered
 from stlm_core.progress import Progress, progress
 from stlm_core.steps.contract import StepResult, code_version, run_step
 from stlm_core.steps.manifest_images import row_image, row_mask
 from stlm_core.steps.workspace import Workspace
 from stlm_core.training.optimisation import pick_device
+from stlm_core.training.remember_held_back import HeldBackMemory, plan
 
 # Seeds of the training are shown in the report.
 SECTIONS = EVALUATED_SECTIONS
 METRICS = "metrics.json"
 OPERATING_POINT = "operating_point.json"
 REPORT = "report.html"
+REMEMBERED = "remembered.safetensors"
 EXAMPLES = "examples"
 _CURVES = {"roc": ("fpr", "tpr"), "pixel_roc": ("fpr", "tpr"), "pro": ("fpr", "pro")}
 
 
 def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
-    """Write ``metrics.json``, ``operating_point.json``, ``images.csv``, ``defects.csv``, ``calibration.csv``,
-    ``curves/*.csv``, ``figures/*.png``, ``examples/`` (the wrong decisions, for the model card), ``evidence.npz``
-    and ``report.html``.
+    """Write ``metrics.json``, ``operating_point.json``, ``remembered.safetensors``, ``images.csv``, ``defects.csv``,
+    ``calibration.csv``, ``curves/*.csv``, ``figures/*.png``, ``examples/`` (the wrong decisions, for the model card),
+    ``evidence.npz`` and ``report.html``.
 
-    The threshold comes from the held-back good images alone; the test split is only measured. Maps are let go one
-    by one, so memory does not grow with the number of images.
+    The threshold comes from the held-back good images alone, which a detector with a memory remembers afterwards; the
+    test split is only measured, with that memory. Maps are let go one by one, so memory does not grow with the number
+    of images but for a few kilobytes each.
 
     Raises:
         UserError: an input is missing or damaged, an image has changed since the manifest was made, or there is no
@@ -70,9 +76,13 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         device = pick_device()
         detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source).to(device)
         total = len(manifest.calibration()) + len(manifest.test())
+        if asks := asks_memory(detector.facts, detector.map_source):
+            total += len(manifest.calibration())
         with progress(f"evaluate {config.name}", total) as shown:
             runner = _Runner(config, manifest, detector, device, shown)
-            calibration = runner.calibration_scores()
+            calibration, remembered = runner.remembered_scores() if asks else runner.calibration_scores()
+            save_remembered(folder / REMEMBERED, remembered)
+            add_remembered(detector, folder / REMEMBERED)
             raw, parts = calibration["raw_score"].to_numpy(), calibration["part"].tolist()
             point = fit_operating_point(raw, config.evaluate.false_reject_budget, parts)
             _require_room_above(point, calibration, config.name)
@@ -104,16 +114,45 @@ class _Runner:
         self.max_pixels = config.data.max_pixels
         self.highest = HighestScores(config.evaluate.report_images > 0)
 
-    def calibration_scores(self) -> pd.DataFrame:
-        """Columns path, part ("" if not known) and raw_score of the held-back good images."""
+    def calibration_scores(self) -> tuple[pd.DataFrame, Tensor]:
+        """Columns path, part ("" if not known) and raw_score of the held-back good images; nothing to remember."""
+        return self._scores(self._detect(self.manifest.calibration(), "threshold")), torch.zeros(0, CHANNELS)
+
+    def remembered_scores(self) -> tuple[pd.DataFrame, Tensor]:
+        """The same, every part scored by a memory that has the others, and what they add to it."""
+        manifest = self.manifest
+        parts: dict[tuple[str, str], list[ManifestRow]] = {}
+        for row in manifest.calibration():
+            parts.setdefault((row.group, "" if row.group else row.path), []).append(row)
+
+        learned_from = len(manifest.train()) + len(manifest.validation())
+        planned = plan(self.detector.facts.memory, learned_from, len(manifest.calibration()))
+
+        def images() -> Iterator[tuple[tuple[str, str], npt.NDArray[np.uint8]]]:
+            for part, rows in parts.items():
+                for row in rows:
+                    if planned.chooses(row.sha256):
+                        yield part, row_image(manifest, row, self.max_pixels)
+                    self.shown.advance(note="remember")
+
+        memory = HeldBackMemory(self.detector, images(), planned.each, self.device)
+
+        def found() -> Iterator[Detected[ManifestRow]]:
+            for part, rows in parts.items():
+                with memory.without(part):
+                    yield from self._detect(rows, "threshold")
+
+        return self._scores(found()), memory.added()
+
+    def _scores(self, found: Iterable[Detected[ManifestRow]]) -> pd.DataFrame:
         scores = []
-        for found in self._detect(self.manifest.calibration(), "threshold"):
-            if not 0 <= found.raw_score <= 1:
+        for one in found:
+            if not 0 <= one.raw_score <= 1:
                 raise StlmError(
-                    f"{found.item.path}: the detector's score is {found.raw_score}, not a number in [0, 1]; train again"
+                    f"{one.item.path}: the detector's score is {one.raw_score}, not a number in [0, 1]; train again"
                 )
-            self.highest.offer(found.item.path, found)
-            scores.append((found.item.path, found.item.group, found.raw_score))
+            self.highest.offer(one.item.path, one)
+            scores.append((one.item.path, one.item.group, one.raw_score))
         return pd.DataFrame(scores, columns=["path", "part", "raw_score"])
 
     def test_predictions(self) -> Iterator[Prediction]:
@@ -216,8 +255,19 @@ def _facts(config: LineConfig, manifest: Manifest, detector: Detector) -> dict[s
         "Anomaly map": f"{_source(detector)}; image score: mean of the {detector.top_pixels} largest pixels",
         "Parameters": f"{parameters_used(detector) / 1e6:.2f} million",
         "Seeds": f"data {config.data.seed}, distill {config.distill.seed}, train-fa {config.fa.seed}",
+        **_memory_facts(detector, len(manifest.calibration())),
         "Code": code_version(),
     }
+
+
+def _memory_facts(detector: Detector, held_back_images: int) -> dict[str, str]:
+    if not asks_memory(detector.facts, detector.map_source):
+        return {}
+    told = (
+        f"{detector.facts.memory:,} features, of the {held_back_images} images of the threshold, too, every "
+        "one of which was scored without those of its own part"
+    )
+    return {"Memory": told}
 
 
 def _source(detector: Detector) -> str:

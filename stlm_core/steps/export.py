@@ -23,6 +23,7 @@ from stlm_core.files import read_json_object, sha256_file, write_bytes_atomic, w
 from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import git_revision
 from stlm_core.models.detector import Detector, ShippedDetector, load_detector, parameters_used
+from stlm_core.models.remembered import add_remembered
 from stlm_core.progress import progress
 from stlm_core.runtime.capture import CaptureRange, measure_capture, ordinary_captures
 from stlm_core.runtime.model import DetectorSession
@@ -62,6 +63,7 @@ def export(
     inputs = {
         "detector": workspace.need("train-fa", "detector.safetensors"),
         "operating_point": workspace.need("evaluate", "operating_point.json"),
+        "remembered": workspace.need("evaluate", "remembered.safetensors"),
         "metrics": workspace.need("evaluate", "metrics.json"),
         "images": workspace.need("evaluate", "images.csv"),
         "defects": workspace.need("evaluate", "defects.csv"),
@@ -76,6 +78,7 @@ def export(
     def work(folder: Path) -> str:
         manifest = Manifest.read(inputs["manifest"], config.resolve(config.data.path))
         detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source)
+        add_remembered(detector, inputs["remembered"])
         facts = _facts(config, inputs, manifest, detector, _captures(config, manifest))
         parts = {row.path: row.group for row in manifest.test()}
         findings = read_findings(inputs, parts, seed=facts.test_sha256)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
-from stlm_core.progress import progress
+from stlm_core.progress import Progress, progress
 
 _PLAYED = 0.05  # share of the points among which rounds are played: more make a round longer, fewer end it sooner
 _FEWEST = 1000  # points; fewer are not worth the trouble
 _CENTRES, _POINTS = 256, 1 << 14  # measured at a time: 16 MB
 
 
-def farthest(pool: Tensor, size: int, kept: Tensor | None = None) -> Tensor:
+def farthest(pool: Tensor, size: int, kept: Tensor | None = None, *, told: bool = True) -> Tensor:
     """``size`` vectors (size, C): those ``kept`` already, then always the one of ``pool`` (n, C) farthest from all
     chosen; the first of the pool where none is kept. ``size`` is at most n, without what is kept, and
-    of that there is at least one and at most ``size``.
+    of that there is at least one and at most ``size``. ``told``: whether progress is shown.
 
     A point's distance to the chosen can only shrink, so the one measured last is an upper bound. Rounds are played
     among the points with the largest bounds, until the best of them falls below the others' largest.
@@ -27,7 +29,8 @@ def farthest(pool: Tensor, size: int, kept: Tensor | None = None) -> Tensor:
     chosen[:count] = pool[:1] if kept is None else kept
     measured = 0
     played = min(len(pool), max(_FEWEST, int(_PLAYED * len(pool))))
-    with progress("choose", size, start=count) as shown:
+    display = progress("choose", size, start=count) if told else nullcontext(Progress("choose", size, count))
+    with display as shown:
         while count < size:
             _measure(bounds, pool, squares, chosen[measured:count])
             measured = count

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from stlm_core.config import LineConfig, load_line
 from stlm_core.data.manifest import Manifest, build_manifest
@@ -26,6 +27,7 @@ from stlm_core.models.detector import (
     load_detector,
     save_detector,
 )
+from stlm_core.models.remembered import add_remembered
 from stlm_core.steps.evaluate import _facts, evaluate
 from stlm_core.steps.workspace import Workspace
 
@@ -141,7 +143,7 @@ def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Works
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     pictures = {name for name in made if name.startswith("examples/")}
     assert made - pictures == {
-        *("metrics.json", "operating_point.json", "report.html", "manifest.json"),
+        *("metrics.json", "operating_point.json", "remembered.safetensors", "report.html", "manifest.json"),
         *("images.csv", "defects.csv", "calibration.csv", "evidence.npz"),
         *("curves/roc.csv", "curves/pixel_roc.csv", "curves/pro.csv"),
         *("figures/roc.png", "figures/pro.png", "figures/score_histogram.png", "figures/contact_sheet.png"),
@@ -153,7 +155,8 @@ def test_all_outputs_are_there_and_consistent(evaluated: tuple[LineConfig, Works
     assert metrics["calibration_parts"] == point.calibration_parts == 8
     assert not set(images["path"]) & set(calibration["path"])
     assert point.budget == config.evaluate.false_reject_budget
-    assert metrics["threshold"] == point.raw_threshold == calibration["raw_score"].max()  # 8 images: the largest
+    assert metrics["threshold"] == point.raw_threshold >= calibration["raw_score"].max()  # 8 images are too few
+    assert point.extrapolated
     good, defective = images[images["label"] == 0], images[images["label"] == 1]
     assert metrics["false_reject_rate"] == pytest.approx(good["is_anomalous"].mean())
     assert metrics["recall_at_budget"] == pytest.approx(defective["is_anomalous"].mean())
@@ -190,8 +193,57 @@ def test_scores_are_those_of_the_shipped_detector(
             assert bool(anomalous[0]) == row.is_anomalous
 
 
+def remembering_file(folder: Path) -> Path:
+    """A detector with a memory of 100 vectors, random weights."""
+    torch.manual_seed(4)
+    detector = Detector(DetectorFacts(64, "conv3x3", "unit", **REMEMBERING))  # type: ignore[arg-type]
+    memory = detector.memory
+    assert memory is not None
+    memory.vectors.copy_(torch.rand_like(memory.vectors))
+    path = folder / "remembering" / "detector.safetensors"
+    path.parent.mkdir()
+    save_detector(path, detector)
+    return path
+
+
+def test_images_of_the_threshold_are_remembered_and_scored_as_if_they_were_not(tmp_path: Path) -> None:
+    config, workspace = prepare(tmp_path, file := remembering_file(tmp_path))
+    folder = evaluate(config, workspace).folder
+    added = load_file(folder / "remembered.safetensors")["vectors"]
+    assert len(added) == 8 * 3  # of 8 images, 3 each: a quarter of 100 vectors at most
+    calibration = pd.read_csv(folder / "calibration.csv")
+
+    def scores(paths: list[str], detector: Detector) -> list[float]:
+        images = [np.asarray(Image.open(config.resolve(config.data.path) / path)) for path in paths]
+        with torch.inference_mode():
+            return [float(detector(torch.from_numpy(image[None].copy()))[0][0]) for image in images]
+
+    whole = load_detector(file, config.evaluate.top_pixels, config.evaluate.map_source)
+    add_remembered(whole, folder / "remembered.safetensors")
+    assert whole.facts.memory == 124
+    images = pd.read_csv(folder / "images.csv")
+    assert scores(images["path"].tolist(), whole) == pytest.approx(images["raw_score"].tolist(), abs=1e-5)
+    remembered = scores(calibration["path"].tolist(), whole)
+    for number, (path, found) in enumerate(zip(calibration["path"], calibration["raw_score"], strict=True)):
+        without = load_detector(file, config.evaluate.top_pixels, config.evaluate.map_source)
+        assert without.memory is not None
+        others = torch.cat([added[: 3 * number], added[3 * number + 3 :]])
+        without.memory.vectors = torch.cat([without.memory.vectors, others])
+        assert scores([path], without) == pytest.approx([found], abs=1e-5)
+        assert remembered[number] <= found
+    assert sum(remembered) < calibration["raw_score"].sum()
+    assert "124 features, of the 8 images of the threshold, too" in (folder / "report.html").read_text()
+
+
+def test_a_detector_that_does_not_ask_its_memory_remembers_nothing_more(tmp_path: Path) -> None:
+    config, workspace = prepare(tmp_path, remembering_file(tmp_path))
+    settings = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"map_source": "fa-alone"})})
+    folder = evaluate(settings, workspace).folder
+    assert load_file(folder / "remembered.safetensors")["vectors"].shape == (0, 152)
+
+
 TWO_STREAMS: dict[str, object] = {}
-REMEMBERING = {"plain_stream": "teacher", "aggregation": "decoder", "denoising": False, "memory": 30}
+REMEMBERING = {"plain_stream": "teacher", "aggregation": "decoder", "denoising": False, "memory": 100}
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def test_a_decoder_with_a_memory_learns_from_fresh_views_and_its_file_is_proven(
     assert set(index.loc[index["variant"] > 0, "split"]) == {"validation"}
     assert (outputs / "distill" / "curve.csv").read_text() == "step,train_total\n"
     card = (outputs / "export" / "model_card.md").read_text()
-    assert "200 features of good parts are remembered" in card
+    added = load_file(outputs / "evaluate" / "remembered.safetensors")["vectors"]
+    assert 0 < len(added) <= 50
+    assert f"{200 + len(added)} features of good parts are remembered" in card
     assert "turned by up to 5 degrees" in card
     report = (outputs / "evaluate" / "report.html").read_text()
     assert "The highest scores of held-back good images" in report
