@@ -33,7 +33,8 @@ from stlm_core.export.onnx_graph import export_onnx
 from stlm_core.models.detector import Detector, DetectorFacts, ShippedDetector, count_parameters, load_detector
 
 STRUCTURES: dict[str, dict[str, Any]] = {
-    "decoder": {"plain_stream": "teacher", "aggregation": "decoder", "denoising": False, "memory": 3000},
+    # A memory of 3,000 and what the images of the threshold add at most.
+    "decoder": {"plain_stream": "teacher", "aggregation": "decoder", "denoising": False, "memory": 3750},
     "denoising": {"plain_stream": "teacher"},
     "students": {"plain_stream": "student"},
 }
