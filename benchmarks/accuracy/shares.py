@@ -33,7 +33,8 @@ def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: 
 
     Writes ``shares-<line>.json`` and ``.md``; returns the latter's text.
 
-    ``model``: ``detector.safetensors`` of ``train-fa``. ``top_pixels``: as in ``evaluate.top_pixels``.
+    ``model``: ``detector.safetensors`` of ``train-fa``, without what ``evaluate`` adds to its memory. ``top_pixels``:
+    as in ``evaluate.top_pixels``.
 
     Raises:
         UserError: the file is no detector of this project, or its detector has no memory.
@@ -43,7 +44,7 @@ def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: 
         raise UserError(f"{model}: this detector has no memory; `model.memory` of its line was 0")
     memory, own = detector.memory, float(detector.memory.share)
     manifest = validated(results, line)
-    shipped = detector_figures(detector, manifest, manifest.test())
+    trained = detector_figures(detector, manifest, manifest.test())
     memory.map_shift.zero_()
     found: dict[float, dict[str, float]] = {}
     for share in sorted(shares):
@@ -54,10 +55,10 @@ def run_shares(results: Path, line: Line, model: Path, top_pixels: int, shares: 
     content = {
         "line": line.name,
         "own_share": own,
-        "as_shipped": shipped,
+        "as_trained": trained,
         "figures": [{"share": share, **figures} for share, figures in found.items()],
     }
-    told = to_markdown({f"as shipped: {own:.2f} in the score": shipped} | {f"{s:.2f}": f for s, f in found.items()})
+    told = to_markdown({f"as trained: {own:.2f} in the score": trained} | {f"{s:.2f}": f for s, f in found.items()})
     write_bytes_atomic(results / f"shares-{line.name}.json", (json.dumps(content, indent=2) + "\n").encode())
     write_bytes_atomic(results / f"shares-{line.name}.md", told.encode())
     return told

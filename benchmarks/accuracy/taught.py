@@ -49,7 +49,8 @@ def run_taught(results: Path, line: Line, model: Path, top_pixels: int, seed: in
     """Measure the detector as it is, its decoder alone, and this decoder taught with the real defects of other parts.
 
     All are measured half by half, and the mean of the two halves is told. Writes ``taught-<line>.json`` and ``.md``;
-    returns the latter's text. ``model``: ``detector.safetensors`` of ``train-fa``.
+    returns the latter's text. ``model``: ``detector.safetensors`` of ``train-fa``, without what ``evaluate`` adds to
+    its memory.
 
     Raises:
         UserError: the file is no detector of this project, or has no decoder; the line's defects have no masks, or are

@@ -4,7 +4,8 @@ Split conformal prediction (Vovk et al.; Lei et al., JASA 2018): of n held-back 
 k = ceil((n + 1)(1 - budget)), is exceeded by a further good image with probability at most 1 - k / (n + 1) <= budget,
 averaged over the draw of the held-back images and whatever the distribution, as long as held-back and later
 images are exchangeable. For one given draw the true false-reject rate is distributed as Beta(n + 1 - k, k) (no
-ties), which yields the confidence that this very threshold keeps the budget.
+ties), which yields the confidence that this very threshold keeps the budget. Where the detector remembers the held-back
+images, the bound of the mean holds as it is and the confidence nearly (decision 0027).
 
 Several images of one part are not exchangeable with those of a part to come, the parts are. So every part weighs the
 same, whatever the number of its images (hierarchical conformal prediction, Lee, Barber and Willett, 2023): with K parts
@@ -111,7 +112,7 @@ class OperatingPoint:
         confidence = f"{'at least ' * several}{self.confidence:.0%}"
         source = f"{self.images()}, which weigh the same," if several else self.images()
         told = (
-            f"The threshold comes from {source} that were used neither for training nor for testing, "
+            f"The threshold comes from {source} that no weight was learned from and that are not tested on, "
             f"with a budget of {budget} of good parts that may be rejected. "
         )
         if self.certified:
@@ -169,9 +170,10 @@ class OperatingPoint:
 def fit_operating_point(good_scores: npt.ArrayLike, budget: float, parts: Sequence[str] = ()) -> OperatingPoint:
     """The operating point from held-back good images.
 
-    ``good_scores`` (n,): raw image scores in [0, 1] of good images used neither for training, nor for selection, nor
-    for testing. ``budget`` in (0, 1). ``parts``: the physical part that each image shows, n names; an image without a
-    name, "", shows a part of its own, and without ``parts`` all do.
+    ``good_scores`` (n,): raw image scores in [0, 1] of good images that no weight was learned from or chosen by, that
+    are not tested on, and whose own part the detector does not remember as it scores them. ``budget`` in (0, 1).
+    ``parts``: the physical part that each image shows, n names; an image without a name, "", shows a part of its own,
+    and without ``parts`` all do.
 
     Where every part has one image, the threshold is the k-th smallest score, k = ceil((n + 1)(1 - budget)). When k > n
     it is extrapolated from at least 3 parts, else the largest, and the guarantee is then 1 / (n + 1), above the budget.
@@ -226,13 +228,29 @@ def _prediction_limit(scores: FloatArray, weights: npt.NDArray[np.float64], part
     ``scores``, ``weights`` (n,): held-back scores and their shares in the mean, which sum up to 1. The classic
     prediction interval: mean + t * deviation * sqrt(1 + 1 / parts), Student's t of ``parts`` - 1 degrees of freedom.
     """
-    from scipy.stats import t as student  # type: ignore[import-untyped]
-
     log_odds = _logit(scores)
     mean = weights @ log_odds
     variance = weights @ (log_odds - mean) ** 2 * parts / (parts - 1)
-    limit = mean + student.ppf(1 - budget, parts - 1) * math.sqrt(variance * (1 + 1 / parts))
+    limit = mean + _student(1 - budget, parts - 1) * math.sqrt(variance * (1 + 1 / parts))
     return np.float32(min(1 / (1 + math.exp(-limit)), 1 - CLAMP))
+
+
+def _student(probability: float, freedom: int) -> float:
+    """The quantile of Student's t for ``probability`` in [0.5, 1) and whole degrees of freedom (Abramowitz and Stegun
+    26.7.3 and 26.7.4, solved for the angle); SciPy is no part of the image that evaluates."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(_BISECTIONS):
+        angle = (low + high) / 2
+        cosine = math.cos(angle)
+        odd = freedom % 2
+        term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+        for step in range(1 + odd, freedom, 2):
+            total += term
+            term *= cosine**2 * step / (step + 1)
+        within = math.sin(angle) * total
+        within = 2 / math.pi * (angle + within) if odd else within
+        low, high = (angle, high) if (1 + within) / 2 < probability else (low, angle)
+    return math.tan((low + high) / 2) * math.sqrt(freedom)
 
 
 def images_needed(budget: float) -> int:

@@ -70,14 +70,16 @@ class Int8Proof:
     mean_abs_score: float
     max_abs_score: float
 
+    @property
+    def allowed(self) -> int:
+        """How many decisions may differ: by the number of test images, because a memory has seen the held-back ones."""
+        return (self.images - self.held_back) // IMAGES_PER_FLIP
+
     def refusal(self) -> str | None:
         """Why the int8 file must not be used, with the figure; None where the proof holds."""
         counted = [path for path in self.flipped if path not in self.excused]
-        if len(counted) > self.images // IMAGES_PER_FLIP:
-            return (
-                f"{len(counted)} of {self.images} decisions differ ({_named(counted)}), "
-                f"{self.images // IMAGES_PER_FLIP} may"
-            )
+        if len(counted) > self.allowed:
+            return f"{len(counted)} of {self.images} decisions differ ({_named(counted)}), {self.allowed} may"
         before, after = self.float32, self.int8
         if before.image_auroc is None or after.image_auroc is None:
             return "the test split lacks good or defective images, so nothing shows that int8 finds the same defects"
@@ -106,7 +108,7 @@ class Int8Proof:
             "limits": {
                 "aupro_30_loss": MAX_AUPRO_LOSS,
                 "image_auroc_loss": MAX_IMAGE_AUROC_LOSS,
-                "flipped": self.images // IMAGES_PER_FLIP,
+                "flipped": self.allowed,
             },
             "calibration_images": calibration_images,
             **asdict(self),

@@ -123,7 +123,8 @@ class _Runner:
         manifest = self.manifest
         parts: dict[tuple[str, str], list[ManifestRow]] = {}
         for row in manifest.calibration():
-            parts.setdefault((row.group, "" if row.group else row.path), []).append(row)
+            # Copies of one file are one part, or each would be scored by what the other adds.
+            parts.setdefault((row.group, "" if row.group else row.sha256), []).append(row)
 
         learned_from = len(manifest.train()) + len(manifest.validation())
         planned = plan(self.detector.facts.memory, learned_from, len(manifest.calibration()))
@@ -205,10 +206,16 @@ def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame) -> list
     highest = calibration.loc[~alone, "raw_score"].max()
     outstanding = int((calibration.loc[alone, "raw_score"] > highest).sum())
     if part and outstanding > 1 and point.raw_threshold > highest:
+        decides = "widens the spread that sets" if point.extrapolated else "alone decides"
         notes.append(
-            f"The {outstanding} highest scores of held-back good images are all of one part, {part}, which alone "
-            "decides the threshold. Look at them (calibration.csv): if that part is not good, take it out of the "
-            "line's images."
+            f"The {outstanding} highest scores of held-back good images are all of one part, {part}, which {decides} "
+            "the threshold. Look at them (calibration.csv): if that part is not good, take it out of the line's images."
+        )
+    if point.extrapolated:
+        notes.append(
+            f"The threshold, {point.raw_threshold:.4f} as a raw score, lies above the highest of the few held-back "
+            f"good images, {calibration['raw_score'].max():.4f}. The nearer it is to 1, the less will be found; more "
+            "good images bring it down, and so does a higher evaluate.false_reject_budget."
         )
     return notes
 
@@ -264,8 +271,9 @@ def _memory_facts(detector: Detector, held_back_images: int) -> dict[str, str]:
     if not asks_memory(detector.facts, detector.map_source):
         return {}
     told = (
-        f"{detector.facts.memory:,} features, of the {held_back_images} images of the threshold, too, every "
-        "one of which was scored without those of its own part"
+        f"{detector.facts.memory:,} features, some of them from the {held_back_images} images of the threshold, every "
+        "one of which was scored without those of its own part; the chance that this very threshold keeps the budget "
+        "is therefore an approximation"
     )
     return {"Memory": told}
 

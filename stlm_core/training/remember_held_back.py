@@ -4,8 +4,10 @@ Every such image adds the same number of its own features, those farthest from w
 image has a say in which. So a part to come is scored by a memory that lacks it and has all held-back parts, and a
 held-back part by one that lacks it and the part to come, too. One vector more can only make a distance smaller:
 were the part to come remembered like the others, all parts would be exchangeable, and every held-back score lower than
-the one that is taken. The threshold's guarantee holds therefore as it does without remembering
-(:mod:`stlm_core.evaluation.operating_point`).
+the one that is taken. The threshold's guarantee, a mean over draws of held-back parts, holds therefore as it does
+without remembering (:mod:`stlm_core.evaluation.operating_point`), provided that :func:`plan` would be the same with any
+one part left out, so exactly for parts of equal size. What is said of one given threshold, its confidence, is then an
+approximation: the detector depends on the images that it comes from.
 """
 
 from __future__ import annotations

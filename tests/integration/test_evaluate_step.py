@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stlm_core.config import LineConfig, load_line
-from stlm_core.data.manifest import Manifest, build_manifest
+from stlm_core.data.manifest import Manifest, ManifestRow, build_manifest
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import WRONG, read_examples
@@ -118,7 +118,8 @@ def test_the_threshold_counts_parts_and_names_the_one_that_decides(tmp_path: Pat
     rising = scores["path"].tolist()
     alike = told(list(zip(rising[::2], rising[1::2], strict=True)))
     assert "8 held-back good images of 4 parts" in alike
-    assert "The 2 highest scores of held-back good images are all of one part, part 3," in alike
+    assert "are all of one part, part 3, which widens the spread that sets the threshold" in alike
+    assert "lies above the highest of the few held-back good images" in alike
     mixed = told(list(zip(rising[:4], rising[4:], strict=True)))
     assert "8 held-back good images of 4 parts" in mixed
     assert "are all of one part" not in mixed
@@ -232,7 +233,37 @@ def test_images_of_the_threshold_are_remembered_and_scored_as_if_they_were_not(t
         assert scores([path], without) == pytest.approx([found], abs=1e-5)
         assert remembered[number] <= found
     assert sum(remembered) < calibration["raw_score"].sum()
-    assert "124 features, of the 8 images of the threshold, too" in (folder / "report.html").read_text()
+    assert "124 features, some of them from the 8 images of the threshold" in (folder / "report.html").read_text()
+
+
+def test_a_part_and_the_copies_of_an_image_are_scored_without_each_other(tmp_path: Path) -> None:
+    config, workspace = prepare(tmp_path, remembering_file(tmp_path))
+    path = workspace.need("validate", "manifest.parquet")
+    manifest = Manifest.read(path, tmp_path / "parts")
+    first, second, third, fourth = (row.path for row in manifest.calibration()[:4])
+    folder = tmp_path / "parts"
+    (folder / second).write_bytes((folder / first).read_bytes())  # a copy, of no named part
+    told = {row.path: row for row in build_manifest(config).rows}
+
+    def changed(row: ManifestRow) -> ManifestRow:
+        found = replace(row, sha256=told[row.path].sha256, size_bytes=told[row.path].size_bytes)
+        return replace(found, group="one part" if row.path in (third, fourth) else row.group)
+
+    replace(manifest, rows=tuple(changed(row) for row in manifest.rows)).write(path)
+    output = evaluate(config, workspace).folder
+    added = load_file(output / "remembered.safetensors")["vectors"].split(3)
+    scores = pd.read_csv(output / "calibration.csv").set_index("path")["raw_score"]
+    order = list(scores.index)
+    for together in ((first, second), (third, fourth)):
+        detector = load_detector(workspace.need("train-fa", "detector.safetensors"), 40, config.evaluate.map_source)
+        assert detector.memory is not None
+        others = [rows for name, rows in zip(order, added, strict=True) if name not in together]
+        detector.memory.vectors = torch.cat([detector.memory.vectors, *others])
+        for name in together:
+            image = np.asarray(Image.open(folder / name))
+            with torch.inference_mode():
+                found = detector(torch.from_numpy(image[None].copy()))[0]
+            assert float(found[0]) == pytest.approx(scores[name], abs=1e-5)
 
 
 def test_a_detector_that_does_not_ask_its_memory_remembers_nothing_more(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from stlm_core.models.detector import (
     load_detector,
     save_detector,
 )
+from stlm_core.models.feature_memory import CHANNELS
+from stlm_core.models.remembered import add_remembered, save_remembered
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.predict import predict_images
 from stlm_core.steps.container import ARTIFACTS, run_in_container
@@ -114,10 +116,12 @@ def _make_line(root: Path, export_settings: str = "", test_images: bool = True) 
         plain_stream="teacher",
         aggregation="decoder",
         denoising=False,
+        memory=20,
     )
     save_detector(workspace.folder("train-fa") / "detector.safetensors", Detector(facts).eval())
     evaluated = workspace.folder("evaluate")
     (evaluated / "operating_point.json").write_text(json.dumps(POINT.to_dict()))
+    save_remembered(evaluated / "remembered.safetensors", torch.rand(6, CHANNELS))
     (evaluated / "metrics.json").write_text(json.dumps(METRICS if test_images else {}))
     (evaluated / "images.csv").write_text(IMAGES if test_images else IMAGES.splitlines(keepends=True)[0])
     (evaluated / "defects.csv").write_text(DEFECTS if test_images else DEFECTS.splitlines(keepends=True)[0])
@@ -246,6 +250,23 @@ def test_what_a_trained_stream_starts_from(
     structure = DetectorFacts(64, "conv3x3", "unit", plain_stream="teacher", aggregation="decoder", denoising=denoising)
     assert config.teacher.name == "lite_medsam"
     assert _start(settings, Detector(structure)) == start
+
+
+def test_what_the_evaluation_remembered_is_in_the_file(exported: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = exported
+    session = DetectorSession(workspace.need("export", "model.onnx"))
+    image = np.random.default_rng(0).integers(0, 256, (1, 52, 70, 3), dtype=np.uint8)
+    settings = (config.evaluate.top_pixels, config.evaluate.map_source)
+    maps = []
+    for remembers in (False, True):
+        detector = load_detector(workspace.need("train-fa", "detector.safetensors"), *settings)
+        if remembers:
+            add_remembered(detector, workspace.need("evaluate", "remembered.safetensors"))
+        with torch.inference_mode():
+            maps.append(detector(torch.from_numpy(image))[1].numpy())
+    found = session.predict(image).anomaly_maps
+    np.testing.assert_allclose(found, maps[1], atol=1e-4)
+    assert np.abs(found - maps[0]).max() > 1e-3
 
 
 def test_the_parameters_are_those_of_the_networks_that_run(exported: tuple[LineConfig, Workspace]) -> None:

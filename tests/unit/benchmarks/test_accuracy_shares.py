@@ -37,7 +37,7 @@ def test_the_ends_are_the_two_halves_alone(tmp_path: Path) -> None:
     line = Line("part", mvtec_dataset(tmp_path / "part"), "mvtec", {"validate": {"min_train_images": 2}})
     model = written(tmp_path, 9)
     told = run_shares(tmp_path, line, model, 5, (0.0, 1.0))
-    assert "as shipped: 0.40 in the score" in told
+    assert "as trained: 0.40 in the score" in told
 
     content = json.loads((tmp_path / "shares-part.json").read_text())
     assert content["own_share"] == pytest.approx(OWN)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stlm_core.errors import UserError
-from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point, images_needed
+from stlm_core.evaluation.operating_point import OperatingPoint, _student, fit_operating_point, images_needed
 
 
 @pytest.mark.parametrize(("n", "budget"), [(19, 0.05), (40, 0.05), (100, 0.1), (2, 0.05), (1, 0.5)])
@@ -58,6 +58,24 @@ def test_an_extrapolated_threshold_is_the_textbooks_prediction_limit() -> None:
     limit = log_odds.mean() + stats.t.ppf(0.95, 3) * log_odds.std(ddof=1) * np.sqrt(1 + 1 / 4)
     point = fit_operating_point(1 / (1 + np.exp(-log_odds)), 0.05)
     assert point.raw_threshold == pytest.approx(1 / (1 + np.exp(-limit)), rel=1e-5)
+
+
+def test_every_part_has_the_same_weight_in_the_prediction_limit() -> None:
+    log_odds = np.array([-3.0, -2.9, -2.8, -2.7, -1.0, -0.5])
+    names = ["often", "often", "often", "often", "once", "another"]
+    parts = [log_odds[:4], log_odds[4:5], log_odds[5:]]
+    mean = np.mean([part.mean() for part in parts])
+    variance = np.mean([np.mean((part - mean) ** 2) for part in parts]) * 3 / 2
+    limit = mean + stats.t.ppf(0.95, 2) * np.sqrt(variance * (1 + 1 / 3))
+    point = fit_operating_point(1 / (1 + np.exp(-log_odds)), 0.05, names)
+    assert point.raw_threshold == pytest.approx(1 / (1 + np.exp(-limit)), rel=1e-5)
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.8, 0.95, 0.99, 0.9999])
+def test_students_quantile_is_scipys(probability: float) -> None:
+    for freedom in (*range(1, 40), 99, 998):
+        expected = stats.t.ppf(probability, freedom)
+        assert _student(probability, freedom) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize(
