@@ -246,7 +246,7 @@ def test_a_part_and_the_copies_of_an_image_are_scored_without_each_other(tmp_pat
     told = {row.path: row for row in build_manifest(config).rows}
 
     def changed(row: ManifestRow) -> ManifestRow:
-        found = replace(row, sha256=told[row.path].sha256, size_bytes=told[row.path].size_bytes)
+        found = replace(row, sha256=told[row.path].sha256, bytes=told[row.path].bytes)
         return replace(found, group="one part" if row.path in (third, fourth) else row.group)
 
     replace(manifest, rows=tuple(changed(row) for row in manifest.rows)).write(path)

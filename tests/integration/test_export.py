@@ -31,7 +31,6 @@ from stlm_core.models.detector import (
     load_detector,
     save_detector,
 )
-from stlm_core.models.feature_memory import CHANNELS
 from stlm_core.models.remembered import add_remembered, save_remembered
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.runtime.predict import predict_images
@@ -40,6 +39,7 @@ from stlm_core.steps.evaluate import _facts, evaluate
 from stlm_core.steps.export import _making, _start, export
 from stlm_core.steps.packed_images import pack_images
 from stlm_core.steps.workspace import Workspace
+from stlm_core.training.remember_held_back import HeldBackMemory
 from stlm_core.weights.catalog import lookup
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
@@ -53,6 +53,7 @@ lines:
   part:
     data: {{path: data/part, license: CC BY-NC-SA 4.0}}
 """
+REMEMBERED = "data/part/train/good/000.png"
 POINT = OperatingPoint(
     raw_threshold=0.45,
     budget=0.05,
@@ -118,10 +119,15 @@ def _make_line(root: Path, export_settings: str = "", test_images: bool = True) 
         denoising=False,
         memory=20,
     )
-    save_detector(workspace.folder("train-fa") / "detector.safetensors", Detector(facts).eval())
+    detector = Detector(facts).eval()
+    assert detector.memory is not None
+    detector.memory.deviation.fill_(0.01)  # random weights see distances of a thousandth
+    save_detector(workspace.folder("train-fa") / "detector.safetensors", detector)
     evaluated = workspace.folder("evaluate")
     (evaluated / "operating_point.json").write_text(json.dumps(POINT.to_dict()))
-    save_remembered(evaluated / "remembered.safetensors", torch.rand(6, CHANNELS))
+    held_back = [("part", np.array(Image.open(root / REMEMBERED)))]
+    added = HeldBackMemory(detector, held_back, 6, torch.device("cpu")).added()
+    save_remembered(evaluated / "remembered.safetensors", added)
     (evaluated / "metrics.json").write_text(json.dumps(METRICS if test_images else {}))
     (evaluated / "images.csv").write_text(IMAGES if test_images else IMAGES.splitlines(keepends=True)[0])
     (evaluated / "defects.csv").write_text(DEFECTS if test_images else DEFECTS.splitlines(keepends=True)[0])
@@ -203,6 +209,7 @@ def test_predict_says_what_torch_says(exported: tuple[LineConfig, Workspace], tm
     images = sorted(config.resolve("data/part/test").rglob("*.png"))
     summary = predict_images(workspace.folder("export") / "model.onnx", [str(path) for path in images], tmp_path)
     detector = load_detector(workspace.folder("train-fa") / "detector.safetensors")
+    add_remembered(detector, workspace.need("evaluate", "remembered.safetensors"))
     shipped = ShippedDetector(detector, POINT.raw_threshold, POINT.scale).eval()
     for row, path in zip(summary.rows, images, strict=True):
         with Image.open(path) as image, torch.no_grad():
@@ -255,7 +262,7 @@ def test_what_a_trained_stream_starts_from(
 def test_what_the_evaluation_remembered_is_in_the_file(exported: tuple[LineConfig, Workspace]) -> None:
     config, workspace = exported
     session = DetectorSession(workspace.need("export", "model.onnx"))
-    image = np.random.default_rng(0).integers(0, 256, (1, 52, 70, 3), dtype=np.uint8)
+    image = np.array(Image.open(config.root / REMEMBERED))[None]
     settings = (config.evaluate.top_pixels, config.evaluate.map_source)
     maps = []
     for remembers in (False, True):

@@ -26,13 +26,14 @@ from stlm_core.runtime.model import DetectorSession
 FIGURES = FileFigures("0" * 64, 8.0, image_auroc=0.98, pixel_auroc=0.97, aupro_30=0.9, false_rejects=1)
 
 
-def _proof(images: int = 250, flipped: int = 0, excused: int = 0, **after: float | None) -> Int8Proof:
+def _proof(tested: int = 250, flipped: int = 0, excused: int = 0, **after: float | None) -> Int8Proof:
+    """Of ``tested`` images of the test split, and 20 that were held back."""
     paths = tuple(f"test/good/{index}.png" for index in range(flipped))
-    return Int8Proof(FIGURES, replace(FIGURES, **after), images, 20, 5, paths, paths[:excused], 0.001, 0.02)  # type: ignore[arg-type]
+    return Int8Proof(FIGURES, replace(FIGURES, **after), tested + 20, 20, 5, paths, paths[:excused], 0.001, 0.02)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("images", "flipped", "excused", "accepted"),
+    ("tested", "flipped", "excused", "accepted"),
     [
         (250, 0, 0, True),
         (250, 2, 0, True),
@@ -45,14 +46,14 @@ def _proof(images: int = 250, flipped: int = 0, excused: int = 0, **after: float
         (1, 1, 0, False),
     ],
 )
-def test_one_decision_may_differ_for_every_hundred_images(
-    images: int, flipped: int, excused: int, accepted: bool
+def test_one_decision_may_differ_for_every_hundred_test_images(
+    tested: int, flipped: int, excused: int, accepted: bool
 ) -> None:
-    proof = _proof(images, flipped, excused)
+    proof = _proof(tested, flipped, excused)
     assert (proof.refusal() is None) == accepted
     if not accepted:
         with pytest.raises(
-            StlmError, match=rf"{flipped - excused} of {images} decisions differ \(test/good/"
+            StlmError, match=rf"{flipped - excused} of {tested + 20} decisions differ \(test/good/"
         ) as caught:
             proof.require()
         assert "model.onnx of `stlm export` stays the one to use" in str(caught.value)
@@ -74,8 +75,8 @@ def test_what_is_only_reported_refuses_nothing(pixel_auroc: float | None, false_
 def test_the_sentence_names_the_figure() -> None:
     assert _proof(aupro_30=0.89).refusal() == "AUPRO@0.3 falls by 1.00 points, 0.30 are allowed"
     assert _proof(image_auroc=0.97).refusal() == "image AUROC falls by 1.00 points, 0.30 are allowed"
-    many = _proof(images=50, flipped=5).refusal()
-    assert many == ("5 of 50 decisions differ (test/good/0.png, test/good/1.png, test/good/2.png and 2 more), 0 may")
+    many = _proof(50, flipped=5).refusal()
+    assert many == ("5 of 70 decisions differ (test/good/0.png, test/good/1.png, test/good/2.png and 2 more), 0 may")
 
 
 def test_what_cannot_be_measured() -> None:
