@@ -26,7 +26,8 @@ class ExportFacts:
     ``dataset_sha256``: of all manifest rows; ``test_sha256``: of the test split's alone, so that two models measured on
     the same images are known as such whatever they were trained on. ``git_revision``: "" if not known.
     ``captures``: light and focus of ordinary pictures. ``start``: the catalogue's weights that a trained stream starts
-    from, "" for the teacher's own or none.
+    from, "" for the teacher's own or none. ``remembered_sha256``: of what the evaluation added to the memory, "" where
+    it adds nothing.
     """
 
     line: str
@@ -45,6 +46,7 @@ class ExportFacts:
     git_revision: str
     captures: CaptureRange
     start: str = ""
+    remembered_sha256: str = ""
 
     @property
     def teacher_license(self) -> str:
@@ -97,6 +99,7 @@ class ExportFacts:
             "start": self.start,
             "start_license": self.start_license,
             "detector_sha256": self.detector_sha256,
+            "remembered_sha256": self.remembered_sha256,
             "dataset_sha256": self.dataset_sha256,
             "test_sha256": self.test_sha256,
             "data_license": self.data_license,

@@ -161,9 +161,11 @@ def data_rows(facts: ExportFacts, findings: Findings, making: Making) -> tuple[R
 
 def file_rows(facts: ExportFacts, making: Making, onnx_sha256: str) -> tuple[Row, ...]:
     """Everything that pins the file down."""
+    remembered = (("remembered by the evaluation, sha256", Code(facts.remembered_sha256)),)
     return (
         ("ONNX file, sha256", Code(onnx_sha256)),
         ("trained weights, sha256", Code(facts.detector_sha256)),
+        *(remembered if facts.remembered_sha256 else ()),
         ("settings, sha256", Code(making.config_sha256)),
         ("data, sha256", Code(facts.dataset_sha256)),
         ("version of the images", Code(plain(making.data_revision)) if making.data_revision else "not recorded"),

@@ -22,7 +22,7 @@ from stlm_core.export.parity import ParityImage, passes, prove_parity
 from stlm_core.files import read_json_object, sha256_file, write_bytes_atomic, write_json_atomic
 from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import git_revision
-from stlm_core.models.detector import Detector, ShippedDetector, load_detector, parameters_used
+from stlm_core.models.detector import Detector, ShippedDetector, asks_memory, load_detector, parameters_used
 from stlm_core.models.remembered import add_remembered
 from stlm_core.progress import progress
 from stlm_core.runtime.capture import CaptureRange, measure_capture, ordinary_captures
@@ -141,6 +141,7 @@ def _facts(
         git_revision=git_revision(config.root),
         captures=captures,
         start=_start(config, detector),
+        remembered_sha256=sha256_file(inputs["remembered"]) if asks_memory(detector.facts, detector.map_source) else "",
     )
 
 

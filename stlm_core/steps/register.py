@@ -34,6 +34,7 @@ _FILE_FACTS = (
     "dataset_sha256",
     "test_sha256",
     "detector_sha256",
+    "remembered_sha256",
     "teacher",
     "data_license",
     "non_commercial",

@@ -188,6 +188,7 @@ def test_the_metadata_tells_where_the_file_comes_from(exported: tuple[LineConfig
     assert facts["teacher_sha256"] == lookup("lite_medsam").sha256
     assert facts["non_commercial"] == "the line's images are under CC BY-NC-SA 4.0"
     assert facts["detector_sha256"] == sha256_file(workspace.folder("train-fa") / "detector.safetensors")
+    assert facts["remembered_sha256"] == sha256_file(workspace.folder("evaluate") / "remembered.safetensors")
     assert len(facts["dataset_sha256"]) == len(facts["test_sha256"]) == 64
     assert str(config.root) not in str(facts)
 

@@ -196,6 +196,7 @@ def test_remembered_features_are_named_where_they_are_asked(
     shown = card(map_source=source, detector=replace(FACTS.detector, **structure))
     assert ("200 features of good parts are remembered" in shown.model) == remembered
     assert ("then remembered" in dict(shown.data)["validation"]) == remembered
+    assert ("as if its part were not remembered" in dict(shown.data)["calibration"]) == remembered
     assert ending in shown.model
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stlm_core.evaluation.operating_point import fit_operating_point
 from stlm_core.models.detector import Detector, DetectorFacts
 from stlm_core.training.remember_held_back import HeldBackMemory, plan
 
@@ -97,3 +98,29 @@ def test_of_very_many_images_a_share_is_chosen_by_its_own_content() -> None:
     assert made.share == pytest.approx(750 / 20_000)
     names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(20_000)]
     assert sum(made.chooses(name) for name in names) == pytest.approx(750, abs=110)  # four deviations
+
+
+def test_the_budget_holds_in_the_mean_over_draws_of_the_images_of_the_threshold() -> None:
+    """Parts are points of a plane, a score is the distance to the nearest that is remembered."""
+    rng = np.random.default_rng(0)
+    remembered = rng.normal(size=(30, 2))
+    guaranteed, rejected, rejected_if_scored_alone = [], [], []
+
+    def scores(points: np.ndarray, known: np.ndarray, itself: bool = False) -> np.ndarray:
+        distances = np.linalg.norm(points[:, None] - known, axis=-1)
+        if itself:
+            np.fill_diagonal(distances[:, -len(points) :], np.inf)
+        return 1 - np.exp(-distances.min(axis=1))
+
+    for _ in range(300):
+        held_back, to_come = rng.normal(size=(39, 2)), rng.normal(size=(200, 2))
+        everything = np.concatenate([remembered, held_back])
+        point = fit_operating_point(scores(held_back, everything, itself=True), 0.1)
+        guaranteed.append(point.guaranteed_false_reject)
+        rejected.append((scores(to_come, everything) > point.raw_threshold).mean())
+        alone = fit_operating_point(scores(held_back, remembered), 0.1)
+        rejected_if_scored_alone.append((scores(to_come, everything) > alone.raw_threshold).mean())
+    error = np.std(rejected) / np.sqrt(len(rejected))
+    assert np.mean(guaranteed) - 4 * error <= np.mean(rejected) <= np.mean(guaranteed) + 3 * error
+    # What the held-back images' own features, left out for their score, spare the threshold: it is as sharp as it may.
+    assert np.mean(rejected_if_scored_alone) < np.mean(rejected) - 4 * error
