@@ -53,6 +53,12 @@ SECTIONS = (
 )
 # Those that a model depends on; the others say what is done with it and where.
 TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "promote", "resources", "schedule"))
+# Those that the teacher's features depend on.
+CACHED_SECTIONS = ("image", "teacher", "model")
+
+# Those that a detector's weights depend on, and those of its streams alone.
+STREAM_SECTIONS = ("image", "synthesize", "teacher", "model", "distill")
+DETECTOR_SECTIONS = ("image", "synthesize", "teacher", "model", "fa")
 
 # Those that a detector is judged by.
 EVALUATED_SECTIONS = ("data", "distill", "fa", "evaluate")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stlm_core.cache.features import CleanPyramidRows, TeacherRows
 from stlm_core.cache.store import belongs_to_shard, chunks_are_sound, fill, write_index
-from stlm_core.config import LineConfig
+from stlm_core.config import CACHED_SECTIONS, LineConfig
 from stlm_core.errors import UserError
 from stlm_core.models.tiny_vit import STRIDES
 from stlm_core.steps.contract import StepResult, run_step
@@ -18,7 +18,6 @@ from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teac
 from stlm_core.training.optimisation import autocast_dtype, pick_device
 
 STEP = "cache-teacher"
-_SECTIONS = ("image", "teacher", "model")
 
 
 def grid_side(config: LineConfig) -> int:
@@ -84,7 +83,7 @@ def _run(
         "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
     }
     return run_step(
-        STEP, config, _SECTIONS, inputs, folder, work, resumable=True, force=force, still_good=chunks_are_sound
+        STEP, config, CACHED_SECTIONS, inputs, folder, work, resumable=True, force=force, still_good=chunks_are_sound
     )
 
 

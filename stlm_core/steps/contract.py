@@ -67,7 +67,8 @@ def run_step(
     peak memory in MiB (of the largest process, where it starts others). When ``folder`` already holds outputs of
     exactly the same inputs, config and code, nothing runs unless ``force``; ``still_good`` can look closer at such
     outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary folder is handed to the next
-    run if inputs, config and code are unchanged, otherwise it is cleared. With ``force`` only a run that was forced,
+    run if inputs, config and code are unchanged, otherwise it is cleared. One that was whole and could not be renamed
+    only is renamed by the next run. With ``force`` only a run that was forced,
     too, is continued: it is the same command given again.
 
     Raises:
@@ -84,30 +85,17 @@ def run_step(
     partial = folder.parent / f".{folder.name}.partial"
     busy = f"{folder.parent}: another `stlm {step}` is writing here; wait for it to end"
     with _writing(step, folder, partial):
-        if not force and (summary := _finished(folder, fingerprint)) is not None and still_good(folder):
-            return StepResult(folder, f"{summary} (up to date)", reused=True)
+        if (summary := _reusable(folder, fingerprint, still_good, force)) is not None:
+            return StepResult(folder, summary, reused=True)
         with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
+            if _brought_back(folder) and (summary := _reusable(folder, fingerprint, still_good, force)) is not None:
+                return StepResult(folder, summary, reused=True)
             began = time.monotonic()
             _prepare(partial, fingerprint, resumable=resumable, forced=force)
-            summary = work(partial)
-            write_json_atomic(
-                partial / MANIFEST,
-                {
-                    **fingerprint,
-                    "summary": summary,
-                    "seconds": round(time.monotonic() - began, 3),
-                    "peak_memory_mib": max(peak_memory_mib(), peak_memory_mib(resource.RUSAGE_CHILDREN)),
-                    "outputs": {
-                        file.relative_to(partial).as_posix(): {
-                            "sha256": sha256_file(file),
-                            "bytes": file.stat().st_size,
-                        }
-                        for file in sorted(partial.rglob("*"))
-                        if file.is_file() and file.name != _FINGERPRINT
-                    },
-                },
-            )
-            (partial / _FINGERPRINT).unlink()
+            summary = _finished(partial, fingerprint)
+            if summary is None:
+                summary = work(partial)
+                _describe(partial, fingerprint, summary, time.monotonic() - began)
             _replace_folder(partial, folder)
     return StepResult(folder, summary, reused=False)
 
@@ -151,6 +139,34 @@ def _writing(step: str, folder: Path, partial: Path) -> Iterator[None]:
         raise
 
 
+def _describe(partial: Path, fingerprint: Mapping[str, Any], summary: str, seconds: float) -> None:
+    """Write the ``manifest.json`` of finished outputs."""
+    files = [file for file in sorted(partial.rglob("*")) if file.is_file() and file.name != _FINGERPRINT]
+    write_json_atomic(
+        partial / MANIFEST,
+        {
+            **fingerprint,
+            "summary": summary,
+            "seconds": round(seconds, 3),
+            "peak_memory_mib": max(peak_memory_mib(), peak_memory_mib(resource.RUSAGE_CHILDREN)),
+            "outputs": {
+                file.relative_to(partial).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+                for file in files
+            },
+        },
+    )
+
+
+def _reusable(
+    folder: Path, fingerprint: Mapping[str, Any], still_good: Callable[[Path], bool], force: bool
+) -> str | None:
+    """What to say where nothing has to be done, else None."""
+    if force or (summary := _finished(folder, fingerprint)) is None or not still_good(folder):
+        return None
+    (folder / _FINGERPRINT).unlink(missing_ok=True)  # of a run that was killed as it took it away
+    return f"{summary} (up to date)"
+
+
 def _finished(folder: Path, fingerprint: Mapping[str, Any]) -> str | None:
     try:
         manifest = read_manifest(folder)
@@ -184,8 +200,19 @@ def _replace_folder(partial: Path, folder: Path) -> None:
     if folder.exists():
         os.rename(folder, old)
     os.rename(partial, folder)
+    # Not before: until here the mark lets the next run go on with what could not be renamed.
+    (folder / _FINGERPRINT).unlink(missing_ok=True)
     if old.exists():
         shutil.rmtree(old)
+
+
+def _brought_back(folder: Path) -> bool:
+    """Put the outputs back whose replacement was cut off between its two renames."""
+    old = _old(folder)
+    if folder.exists() or not old.exists():
+        return False
+    os.rename(old, folder)
+    return True
 
 
 def _old(folder: Path) -> Path:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stlm_core.config import LineConfig
+from stlm_core.config import STREAM_SECTIONS, LineConfig
 from stlm_core.files import write_bytes_atomic
 from stlm_core.models.detector import save_streams
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.parallel_training import count_processes, run_training
 from stlm_core.steps.training import (
-    INPUT_SECTIONS,
     new_detector,
     open_data,
     to_device,
@@ -45,9 +44,7 @@ def distill(config: LineConfig, workspace: Workspace, *, force: bool = False, pr
         return run_training(_train, STEP, config, workspace, partial, count)
 
     inputs = training_inputs(config, workspace)
-    return run_step(
-        STEP, config, (*INPUT_SECTIONS, "distill"), inputs, workspace.folder(STEP), work, resumable=True, force=force
-    )
+    return run_step(STEP, config, STREAM_SECTIONS, inputs, workspace.folder(STEP), work, resumable=True, force=force)
 
 
 def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks) -> str:

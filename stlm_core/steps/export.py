@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from stlm_core.config import EVALUATED_SECTIONS, TRAINED_SECTIONS, LineConfig
+from stlm_core.config import DETECTOR_SECTIONS, EVALUATED_SECTIONS, STREAM_SECTIONS, TRAINED_SECTIONS, LineConfig
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
@@ -72,6 +72,9 @@ def export(
         "manifest": workspace.need("validate", "manifest.parquet"),
     }
 
+    # All settings are at hand here only; what is not (a container has no streams) is passed over.
+    require_made_from(workspace.folder("distill"), "distill", config, STREAM_SECTIONS, {})
+    require_made_from(workspace.folder("train-fa"), "train-fa", config, DETECTOR_SECTIONS, {})
     evaluated_on = {name: inputs[name] for name in ("detector", "manifest")}
     require_made_from(workspace.folder("evaluate"), "evaluate", config, EVALUATED_SECTIONS, evaluated_on)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from stlm_core.config import LineConfig
+from stlm_core.config import DETECTOR_SECTIONS, LineConfig
 from stlm_core.models.detector import load_streams, save_detector
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.distill import STREAMS
 from stlm_core.steps.parallel_training import count_processes, run_training
 from stlm_core.steps.training import (
-    INPUT_SECTIONS,
     new_detector,
     open_data,
     to_device,
@@ -47,9 +46,7 @@ def train_fa(config: LineConfig, workspace: Workspace, *, force: bool = False, p
         return run_training(_train, STEP, config, workspace, partial, count)
 
     inputs = {**training_inputs(config, workspace), "streams": workspace.need("distill", STREAMS)}
-    return run_step(
-        STEP, config, (*INPUT_SECTIONS, "fa"), inputs, workspace.folder(STEP), work, resumable=True, force=force
-    )
+    return run_step(STEP, config, DETECTOR_SECTIONS, inputs, workspace.folder(STEP), work, resumable=True, force=force)
 
 
 def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from stlm_core.cache.store import INDEX, FeatureCache
-from stlm_core.config import LineConfig
+from stlm_core.config import CACHED_SECTIONS, LineConfig
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file, write_json_atomic
 from stlm_core.models.detector import Detector, DetectorFacts, MapSource
@@ -23,6 +23,7 @@ from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import INDEX as BANK_INDEX
 from stlm_core.synthesis.bank import Bank
+from stlm_core.synthesis.packed_textures import TEXTURES
 from stlm_core.synthesis.pose import POSE, read_pose
 from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teacher, teacher_facts
 from stlm_core.training.distributed import Ranks
@@ -31,17 +32,19 @@ from stlm_core.training.loop import Outcome
 from stlm_core.training.pairs import TrainingPairs
 
 SELECTION_FILE = "selection.json"
-INPUT_SECTIONS = ("image", "synthesize", "teacher", "model")
 
 
 def training_inputs(config: LineConfig, workspace: Workspace) -> dict[str, Path]:
     """Files whose content decides what a training step makes."""
-    return {
+    found = {
         "bank": workspace.need("synthesize", BANK_INDEX),
         "pose": workspace.need("synthesize", POSE),
         "cache": workspace.need("cache-teacher", INDEX),
         "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
     }
+    if config.synthesize.fresh:  # what is drawn anew in every step is not in the bank's index
+        found["textures"] = workspace.need("synthesize", TEXTURES)
+    return found
 
 
 def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[Bank, TrainingPairs]:
@@ -66,11 +69,13 @@ def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[B
 def _require_features_of_now(config: LineConfig, workspace: Workspace) -> None:
     folder, made_from = workspace.folder("cache-teacher"), training_inputs(config, workspace)
     made = read_manifest(folder)
-    for name in ("bank", "teacher"):
-        if other_inputs(made, {name: made_from[name]}):
-            raise UserError(
-                f"{folder}: features of another {name} than the present one; run `stlm cache-teacher` again"
-            )
+    of_another = [name for name in ("bank", "teacher") if other_inputs(made, {name: made_from[name]})]
+    if made.get("config") != config.section_hash(*CACHED_SECTIONS):
+        of_another.append("size or with another setting")
+    if of_another:
+        raise UserError(
+            f"{folder}: features of another {of_another[0]} than the present one; run `stlm cache-teacher` again"
+        )
 
 
 def new_detector(config: LineConfig, workspace: Workspace, map_source: MapSource, seed: int) -> Detector:

@@ -13,7 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from stlm_core.config import TRAINED_SECTIONS, LineConfig, as_parameter, load_line
+from stlm_core.config import (
+    DETECTOR_SECTIONS,
+    STREAM_SECTIONS,
+    TRAINED_SECTIONS,
+    LineConfig,
+    as_parameter,
+    load_line,
+)
 from stlm_core.data.images import read_image
 from stlm_core.data.manifest import Manifest, build_manifest
 from stlm_core.errors import StlmError, UserError
@@ -362,6 +369,26 @@ def test_an_evaluation_of_another_detector_or_with_other_settings_is_not_exporte
         next(iter(detector.aggregation.parameters())).mul_(1.01)
     save_detector(trained, detector)
     with pytest.raises(UserError, match=r"made from another detector\.safetensors .*; run `stlm evaluate --line part`"):
+        export(config, workspace)
+    assert not workspace.folder("export").exists()
+
+
+@pytest.mark.parametrize(("step", "file"), [("distill", "streams.safetensors"), ("train-fa", "detector.safetensors")])
+def test_what_was_trained_with_other_settings_is_not_exported_as_of_these(tmp_path: Path, step: str, file: str) -> None:
+    config, workspace = _make_line(tmp_path)
+    folder = workspace.folder(step)
+    folder.mkdir(exist_ok=True)
+    if step == "distill":
+        (folder / file).write_bytes(b"streams")
+    section = step if step == "distill" else "fa"
+    before = config.model_copy(update={section: getattr(config, section).model_copy(update={"seed": 99})})
+    described = {
+        "config": before.section_hash(*(STREAM_SECTIONS if step == "distill" else DETECTOR_SECTIONS)),
+        "inputs": {},
+        "outputs": {file: {"sha256": sha256_file(folder / file)}},
+    }
+    (folder / "manifest.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=rf"made with other settings .*; run `stlm {step} --line part` again"):
         export(config, workspace)
     assert not workspace.folder("export").exists()
 

@@ -111,6 +111,16 @@ def test_images_of_different_sizes_are_proven_alone_at_their_own(session: Detect
     assert report.passed
 
 
+def test_batches_of_large_photographs_are_made_smaller(
+    session: DetectorSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stlm_core.export.parity._BATCH_PIXELS", 200)
+    report = _prove(Tiny(), session, _images(10, 200), 1e-6)
+    assert report.passed
+    sizes = [(case.batch, case.height, case.width) for case in report.cases]
+    assert sizes == [(1, 8, 12), (2, 8, 12), (5, 5, 7), (1, 7, 9), (2, 7, 9), (5, 5, 7)]
+
+
 def test_output_that_is_no_number_fails(session: DetectorSession) -> None:
     with pytest.raises(StlmError, match="not a number"):
         _prove(Tiny(score=float("nan")), session, _images(10), 1e-4)

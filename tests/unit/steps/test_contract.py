@@ -69,6 +69,48 @@ def test_changed_settings_and_truncated_outputs_run_again(config, source, tmp_pa
     assert not run(other, source, folder).reused
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_what_was_whole_and_could_not_be_renamed_is_not_made_again(config, source, tmp_path, monkeypatch, earlier):
+    folder = tmp_path / "evaluate"
+    if earlier:
+        run(config, source, folder, resumable=True)
+        source.write_text("two")
+    rename = os.rename
+
+    def refuse(old, new):
+        if Path(new) == folder and Path(old).name.endswith(".partial"):
+            raise OSError(errno.EBUSY, "Device or resource busy", str(old))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(UserError, match="cannot be written: Device or resource busy"):
+        run(config, source, folder, resumable=True)
+    monkeypatch.setattr(os, "rename", rename)
+
+    def not_again(partial):
+        raise AssertionError
+
+    result = run(config, source, folder, not_again, resumable=True)
+    assert result.summary == "made out.txt"
+    assert sorted(file.name for file in folder.iterdir()) == [MANIFEST, "out.txt"]
+    assert (folder / "out.txt").read_text() == source.read_text().upper()
+    assert run(config, source, folder, not_again).reused
+    assert sorted(path.name for path in tmp_path.iterdir() if "evaluate" in path.name) == [".evaluate.lock", "evaluate"]
+
+
+def test_outputs_that_were_moved_aside_when_the_process_was_killed_come_back(config, source, tmp_path):
+    folder = tmp_path / "evaluate"
+    run(config, source, folder)
+    os.rename(folder, tmp_path / ".evaluate.old")
+    assert run(config, source, folder).reused
+    assert (folder / "out.txt").read_text() == "ONE"
+
+    os.rename(folder, tmp_path / ".evaluate.old")
+    source.write_text("two")
+    assert not run(config, source, folder).reused
+    assert (folder / "out.txt").read_text() == "TWO"
+
+
 def test_a_failing_step_leaves_the_old_outputs(config, source, tmp_path):
     folder = tmp_path / "evaluate"
     run(config, source, folder)

@@ -10,13 +10,13 @@ import yaml
 from PIL import Image
 
 from stlm_core.cache.store import fill, write_index
-from stlm_core.config import LineConfig, load_line
+from stlm_core.config import CACHED_SECTIONS, LineConfig, load_line
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.steps.contract import run_step
 from stlm_core.steps.synthesize import synthesize
-from stlm_core.steps.training import open_data
+from stlm_core.steps.training import open_data, training_inputs
 from stlm_core.steps.workspace import Workspace
 from stlm_core.synthesis.bank import Bank
 from stlm_core.training.distributed import ALONE
@@ -65,7 +65,7 @@ def cache(config: LineConfig, workspace: Workspace) -> None:
         return "cached"
 
     inputs = {"bank": workspace.need("synthesize", "index.parquet"), "teacher": config.resolve(WEIGHTS)}
-    run_step("cache-teacher", config, ("image",), inputs, workspace.folder("cache-teacher"), work)
+    run_step("cache-teacher", config, CACHED_SECTIONS, inputs, workspace.folder("cache-teacher"), work)
 
 
 def test_features_of_another_bank_are_refused(tmp_path: Path, workspace: Workspace) -> None:
@@ -91,6 +91,30 @@ def test_features_of_another_teacher_are_refused(tmp_path: Path, workspace: Work
     (tmp_path / WEIGHTS).write_bytes(b"another teacher")
     with pytest.raises(UserError, match=r"features of another teacher .* run `stlm cache-teacher` again"):
         open_data(config, workspace, ALONE)
+
+
+def test_features_of_another_size_are_refused(tmp_path: Path, workspace: Workspace) -> None:
+    config = configure(tmp_path, seed=0)
+    synthesize(config, workspace)
+    cache(config, workspace)
+    changed = config.model_copy(update={"teacher": config.teacher.model_copy(update={"input_size": 96})})
+    with pytest.raises(UserError, match=r"features of another size .* run `stlm cache-teacher` again"):
+        open_data(changed, workspace, ALONE)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_other_textures_train_another_detector_where_training_draws_from_them(
+    tmp_path: Path, workspace: Workspace, fresh: bool
+) -> None:
+    config = configure(tmp_path, seed=0)
+    config = config.model_copy(update={"synthesize": config.synthesize.model_copy(update={"fresh": fresh})})
+    synthesize(config, workspace)
+    cache(config, workspace)
+    inputs = training_inputs(config, workspace)
+    assert ("textures" in inputs) == fresh
+    if fresh:
+        assert inputs["textures"] == workspace.folder("synthesize") / "textures.npy"
+        assert inputs["textures"].is_file()
 
 
 def test_features_that_do_not_say_whose_they_are_are_refused(tmp_path: Path, workspace: Workspace) -> None:
