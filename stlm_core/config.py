@@ -53,6 +53,29 @@ SECTIONS = (
 )
 # Those that a model depends on; the others say what is done with it and where.
 TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "promote", "resources", "schedule"))
+# Settings of these that say how the work is done, checked or shown, and nothing of the model that comes of it.
+_NO_BEARING = frozenset(
+    {
+        "data.retrain_share",
+        "validate.near_duplicates",
+        "validate.near_duplicate_similarity",
+        "validate.drift",
+        "validate.max_drift",
+        "validate.max_outside",
+        "teacher.shard_views",
+        "distill.checkpoint_every",
+        "fa.checkpoint_every",
+        "evaluate.report_images",
+        "export.latency_runs",
+    }
+)
+
+
+def decides_the_model(setting: str) -> bool:
+    """Whether another value of the setting with this dotted name may give another model."""
+    return setting.partition(".")[0] in TRAINED_SECTIONS and setting not in _NO_BEARING
+
+
 # Those that the teacher's features depend on.
 CACHED_SECTIONS = ("image", "teacher", "model")
 
@@ -115,8 +138,23 @@ class LineConfig(Section):
     def section_hash(self, *sections: str) -> str:
         """sha256 hex digest of the named sections' values, independent of key order."""
         dumped = self.model_dump(mode="json", by_alias=True, include=None)
-        chosen = {section: dumped[section] for section in sections}
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+        return _digest({section: dumped[section] for section in sections})
+
+    def model_hash(self) -> str:
+        """sha256 hex digest of all settings that :func:`decides_the_model` names."""
+        dumped = self.model_dump(mode="json", by_alias=True)
+        return _digest(
+            {
+                section: {
+                    name: value for name, value in dumped[section].items() if f"{section}.{name}" not in _NO_BEARING
+                }
+                for section in TRAINED_SECTIONS
+            }
+        )
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

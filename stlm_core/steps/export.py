@@ -170,7 +170,7 @@ def _captures(config: LineConfig, manifest: Manifest) -> CaptureRange:
 def _making(config: LineConfig, manifest: Manifest, detector: Detector, revision: str) -> Making:
     sizes = Counter((row.width, row.height) for row in manifest.rows)
     return Making(
-        config_sha256=config.section_hash(*TRAINED_SECTIONS),
+        config_sha256=config.model_hash(),
         data_revision=revision,
         parameters=parameters_used(detector),
         seeds={

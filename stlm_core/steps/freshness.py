@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stlm_core.config import TRAINED_SECTIONS, LineConfig
+from stlm_core.config import LineConfig, decides_the_model
 from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version
 from stlm_core.steps.contract import code_version
 from stlm_core.steps.line_versions import LATEST, find_version
-from stlm_core.steps.register import CONFIG_TAG, DATA_TAG, flatten_config, settings_sha256
+from stlm_core.steps.register import CONFIG_TAG, DATA_TAG, flatten_config
 
 _CODE_TAG = "code_version"
 _NAMED = 5
@@ -62,7 +62,7 @@ def check_freshness(
     config = config.model_copy(update={"data": published.data})
     now = {
         DATA_TAG: published.revision,
-        CONFIG_TAG: settings_sha256(config),
+        CONFIG_TAG: config.model_hash(),
         _CODE_TAG: code_version(),
     }
     with open_tracking(config.root) as tracking:
@@ -145,8 +145,8 @@ def _data_clause(before: str, now: str) -> str:
 def _changed_settings(registry: Registry, champion: Version, config: LineConfig) -> list[str] | None:
     """Names and values of the settings that the champion's run has otherwise; None if that cannot be told."""
     params = registry.params(champion.run_id)
-    now = {name: value for name, value in flatten_config(config) if name.partition(".")[0] in TRAINED_SECTIONS}
-    known = {name: value for name, value in params.items() if name.partition(".")[0] in TRAINED_SECTIONS}
+    now = {name: value for name, value in flatten_config(config) if decides_the_model(name)}
+    known = {name: value for name, value in params.items() if decides_the_model(name)}
     if not known:
         return None
     names = sorted(name for name in {*now, *known} if now.get(name) != known.get(name))

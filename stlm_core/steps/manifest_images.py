@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stlm_core.data.images import read_image, read_mask
+from stlm_core.data.images import mask_sha256, read_image, read_mask
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 
@@ -33,9 +33,11 @@ def row_mask(
     """The anomalous row's mask, bool (H, W) of ``size``; None for a good image and where there is none.
 
     Raises:
-        UserError: the mask cannot be read or has another size.
+        UserError: the mask cannot be read, has another size, or has changed since the manifest was made.
     """
     path = manifest.mask_path(row)
     if path is None or row.label == 0:
         return None
+    if row.mask_sha256 and mask_sha256(path) != row.mask_sha256:
+        raise UserError(f"{path}: has changed since the manifest was made; run `stlm validate` again")
     return read_mask(path, size, image=manifest.image_path(row), max_pixels=max_pixels)

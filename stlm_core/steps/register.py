@@ -87,7 +87,7 @@ def register(
     folder = workspace.folder("register")
     made_from = {
         DATA_TAG: revision_of_data(config) if data_revision is None else data_revision,
-        CONFIG_TAG: settings_sha256(config),
+        CONFIG_TAG: config.model_hash(),
     }
 
     def wanted() -> dict[str, str]:
@@ -167,11 +167,6 @@ def _has_tags(version: Version, tags: Mapping[str, str]) -> bool:
 def _changed(version: Version, tags: Mapping[str, str]) -> dict[str, str]:
     """Those of ``tags`` that the version has otherwise; one that it lacks is empty."""
     return {name: value for name, value in tags.items() if version.tags.get(name, "") != value}
-
-
-def settings_sha256(config: LineConfig) -> str:
-    """One hash for all settings that the model depends on."""
-    return config.section_hash(*TRAINED_SECTIONS)
 
 
 def run_content(config: LineConfig, inputs: dict[str, Path], made_from: Mapping[str, str]) -> RunContent:

@@ -170,3 +170,14 @@ def test_a_test_image_that_has_changed_is_named(line: tuple[LineConfig, Workspac
     shutil.copy(manifest.image_path(manifest.train()[0]), manifest.image_path(manifest.test()[0]))
     with pytest.raises(UserError, match="has changed since the manifest was made; run `stlm validate` again"):
         _challenge(line, 20)
+
+
+def test_a_mask_that_has_changed_is_named(line: tuple[LineConfig, Workspace, Manifest]) -> None:
+    manifest = line[2]
+    _champion(line)
+    path = next(mask for row in manifest.test() if (mask := manifest.mask_path(row)) is not None)
+    with Image.open(path) as mask:
+        turned = mask.transpose(Image.Transpose.ROTATE_180)
+    turned.save(path)
+    with pytest.raises(UserError, match=f"{path}: has changed since the manifest was made; run `stlm validate` again"):
+        _challenge(line, 20)

@@ -239,7 +239,7 @@ def test_the_card_states_licences_and_figures(exported: tuple[LineConfig, Worksp
     assert "Passed: torch against ONNX Runtime on 4 real images" in card
     assert "dvc repro export@part" in card
     config, workspace = exported
-    for stated in (sha256_file(workspace.folder("export") / "model.onnx"), config.section_hash(*TRAINED_SECTIONS)):
+    for stated in (sha256_file(workspace.folder("export") / "model.onnx"), config.model_hash()):
         assert f"`{stated}`" in card
     page = (workspace.folder("export") / "model_card.html").read_text()
     assert "test/crack/000.png" in page

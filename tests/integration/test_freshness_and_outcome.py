@@ -110,6 +110,15 @@ def test_every_other_section_counts(project: Project, section: str) -> None:
     assert found.reason == f"the settings changed: {section}.{key} {value} -> {new}"
 
 
+def test_settings_of_how_the_work_is_done_do_not_count(project: Project) -> None:
+    config, _ = project
+    trained(project)
+    assert not check_freshness(changed(config, "fa", checkpoint_every=7)).stale
+    assert not check_freshness(changed(config, "evaluate", report_images=1)).stale
+    both = changed(changed(config, "fa", checkpoint_every=7), "fa", checkpoint_every=7, seed=5)
+    assert check_freshness(both).reason == "the settings changed: fa.seed 0 -> 5"
+
+
 def test_the_reason_names_everything_that_changed(project: Project, tmp_path: Path) -> None:
     config, _ = project
     trained(project, code="0.0.1+old")

@@ -7,7 +7,17 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stlm_core.config import SECTIONS, as_parameter, deep_merge, line_from_sections, line_names, load_line
+from stlm_core.config import (
+    _NO_BEARING,
+    SECTIONS,
+    TRAINED_SECTIONS,
+    as_parameter,
+    decides_the_model,
+    deep_merge,
+    line_from_sections,
+    line_names,
+    load_line,
+)
 from stlm_core.errors import UserError
 
 BASE = {
@@ -208,6 +218,28 @@ def test_section_hash_changes_with_its_section_only(tmp_path):
     other = load_line(write(tmp_path, changed(distill={"batch_size": 4})), "a")
     assert one.section_hash("distill") != other.section_hash("distill")
     assert one.section_hash("image", "fa") == other.section_hash("fa", "image")
+
+
+def test_the_hash_of_the_model_leaves_out_how_the_work_is_done(tmp_path):
+    one = load_line(write(tmp_path, BASE), "a")
+    same = {
+        "data": {"path": "images", "retrain_share": 0.5},
+        "validate": {"drift": "off"},
+        "distill": {"batch_size": 3, "checkpoint_every": 7},
+        "evaluate": {"report_images": 1},
+        "promote": {"automatic": False},
+    }
+    assert load_line(write(tmp_path, changed(**same)), "a").model_hash() == one.model_hash()
+    for other in ({"validate": {"min_side": 48}}, {"fa": {"seed": 7}}, {"distill": {"batch_size": 4}}):
+        assert load_line(write(tmp_path, changed(**other)), "a").model_hash() != one.model_hash()
+    known = {
+        f"{section}.{name}"
+        for section, values in one.model_dump(by_alias=True).items()
+        if section in SECTIONS
+        for name in values
+    }
+    idle = {name for name in known if name.partition(".")[0] in TRAINED_SECTIONS and not decides_the_model(name)}
+    assert idle == _NO_BEARING
 
 
 def test_the_projects_own_params_are_valid(repository):
