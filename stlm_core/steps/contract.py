@@ -65,7 +65,7 @@ def run_step(
     ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
     ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,
     peak memory in MiB (of the largest process, where it starts others). When ``folder`` already holds outputs of
-    exactly the same inputs, config and code, nothing runs unless ``force``; ``still_good`` can look closer at such
+    exactly the same inputs, config and code, unchanged since, nothing runs unless ``force``; ``still_good`` can look closer at such
     outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary folder is handed to the next
     run if inputs, config and code are unchanged, otherwise it is cleared. One that was whole and could not be renamed
     only is renamed by the next run. With ``force`` only a run that was forced,
@@ -176,7 +176,7 @@ def _finished(folder: Path, fingerprint: Mapping[str, Any]) -> str | None:
         return None
     for name, facts in manifest.get("outputs", {}).items():
         file = folder / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"]:
+        if not file.is_file() or file.stat().st_size != facts["bytes"] or sha256_file(file) != facts["sha256"]:
             return None
     return str(manifest["summary"])
 

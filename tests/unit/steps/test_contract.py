@@ -60,11 +60,14 @@ def test_nothing_runs_when_nothing_changed(config, source, tmp_path):
     assert (folder / "out.txt").read_text() == "TWO"
 
 
-def test_changed_settings_and_truncated_outputs_run_again(config, source, tmp_path):
+def test_changed_settings_and_changed_outputs_run_again(config, source, tmp_path):
     folder = tmp_path / "evaluate"
     run(config, source, folder)
     (folder / "out.txt").write_text("")
     assert not run(config, source, folder).reused
+    (folder / "out.txt").write_text("TWO")  # as long as ONE: what DVC brings back from another day
+    assert not run(config, source, folder).reused
+    assert (folder / "out.txt").read_text() == "ONE"
     other = config.model_copy(update={"image": config.image.model_copy(update={"size": 128})})
     assert not run(other, source, folder).reused
 
