@@ -55,6 +55,7 @@ def sha256_tree(path: Path) -> str:
 def write_bytes_atomic(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` so that ``path`` holds either its old bytes or all of the new ones.
 
+    A symbolic link at ``path`` is replaced, not followed: whoever can make one must not choose what is overwritten.
     The temporary file beside it has a short name of its own: ``path`` may have the longest that there can be.
 
     Raises:

@@ -21,6 +21,15 @@ def test_the_longest_legal_name_can_be_written(tmp_path: Path, name: str) -> Non
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_link_is_replaced_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"not ours")
+    link.symlink_to(target)
+    write_bytes_atomic(link, b"ours")
+    assert not link.is_symlink()
+    assert (link.read_bytes(), target.read_bytes()) == (b"ours", b"not ours")
+
+
 def test_an_object_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_json_atomic(tmp_path / "a.json", {"größe": [1, None]})
     assert read_json_object(tmp_path / "a.json", "never shown") == {"größe": [1, None]}
