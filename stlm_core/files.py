@@ -55,12 +55,15 @@ def sha256_tree(path: Path) -> str:
 def write_bytes_atomic(path: Path, content: bytes | memoryview) -> None:
     """Write ``content`` so that ``path`` holds either its old bytes or all of the new ones.
 
+    A symbolic link at ``path`` is replaced, not followed: whoever can make one must not choose what is overwritten.
+    The temporary file beside it has a short name of its own: ``path`` may have the longest that there can be.
+
     Raises:
         UserError: the folder is missing, not writable, or the disk is full; the old file stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".stlm-", suffix=".tmp")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
     try:

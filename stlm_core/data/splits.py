@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def assign_splits(
@@ -19,7 +19,8 @@ def assign_splits(
     Images that share a file sha256 (``digests``) or a non-empty group stay together. These units are ranked by a
     sha256 of ``seed`` and the unit's own name, so the result depends neither on the order nor on the names
     of the files. Calibration is filled first, then validation; a unit is taken while it brings the number
-    of images closer to the fraction asked for. A fraction above 0 asks for at least one image.
+    of images closer to the fraction asked for. A fraction above 0 asks for at least one image: where all units are
+    too large for it, the smallest is taken. What is filled later is left a unit each; of two units, training gets one.
 
     Raises:
         ValueError: ``digests`` and ``groups`` differ in length.
@@ -29,21 +30,32 @@ def assign_splits(
     units = _units(digests, groups)
     ranked = sorted(units, key=lambda name: hashlib.sha256(f"{seed}\x1f{name}".encode()).digest())
     splits = ["train"] * len(digests)
-    taken: set[str] = set()
+    to_come = 2 if validation_fraction > 0 else 1  # validation and training
     for split, fraction in (("calibration", calibration_fraction), ("validation", validation_fraction)):
         target = max(1, round(fraction * len(digests))) if fraction > 0 else 0
-        count = 0
-        for name in ranked:
-            size = len(units[name])
-            if name in taken or abs(count + size - target) >= abs(count - target):
-                continue
-            taken.add(name)
-            count += size
+        keep = max(1, min(to_come, len(ranked) - 1))
+        taken = _taken({name: len(units[name]) for name in ranked}, target, keep)
+        for name in taken:
             for index in units[name]:
                 splits[index] = split
-            if count >= target:
-                break
+        ranked = [name for name in ranked if name not in taken]
+        to_come = 1
     return splits
+
+
+def _taken(sizes: Mapping[str, int], target: int, keep: int) -> set[str]:
+    """Names of the units in ``sizes``, in order of rank, that come nearest to ``target`` images; ``keep`` are left."""
+    taken: set[str] = set()
+    count = 0
+    for name, size in sizes.items():
+        if count >= target or len(sizes) - len(taken) <= keep:
+            break
+        if abs(count + size - target) < abs(count - target):
+            taken.add(name)
+            count += size
+    if target and not taken and len(sizes) > keep:
+        taken.add(min(sizes, key=sizes.__getitem__))
+    return taken
 
 
 def _units(digests: Sequence[str], groups: Sequence[str]) -> dict[str, list[int]]:

@@ -20,14 +20,18 @@ _TABLE_DIGITS = 12
 def git_revision(root: Path) -> str:
     """The commit checked out in ``root``, with ``-dirty`` when tracked files differ from it; "" if there is none.
 
+    "" as well if git cannot tell whether they differ, in time: a commit that may not be what ran would mislead.
     ``STLM_GIT_REVISION`` takes its place where there is no checkout, in a container for example.
     """
     if given := os.environ.get("STLM_GIT_REVISION", "").strip():
         return given
     commit = _git(root, "rev-parse", "--verify", "HEAD")
-    if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
+    if commit is None or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         return ""
-    return f"{commit}-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if changes is None:
+        return ""
+    return f"{commit}-dirty" if changes else commit
 
 
 def dvc_revision(data: Path) -> str:
@@ -60,7 +64,8 @@ def data_revision(config: LineConfig) -> str:
         return ""
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None if it fails or takes too long."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],
@@ -71,5 +76,5 @@ def _git(root: Path, *arguments: str) -> str:
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None
     return done.stdout.strip()

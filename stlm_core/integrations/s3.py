@@ -49,20 +49,27 @@ class ObjectCopier:
         self._patience = patience or Patience()
         self._client = _client(self._patience.timeout)
 
-    def copy(self, address: str, target: Path) -> None:
+    def copy(self, address: str, target: Path) -> str:
         """Copy ``s3://bucket/key`` to ``target``, which appears when it is whole.
 
-        A broken transfer goes on from where it broke, as often as the copier's patience allows.
+        A broken transfer goes on from where it broke, as often as the copier's patience allows; if the object has
+        changed by then, from its beginning.
+
+        Returns:
+            The object's ETag, for :meth:`is_same`; empty if the store gives none.
 
         Raises:
             UserError: see :func:`s3_opener`; the store stayed unreachable, or ``target`` cannot be written.
         """
         open_at = s3_opener(address, self._patience.timeout, self._client)
         part = target.with_name(f"{target.name}.part")
-        failures = 0
+        failures, etag = 0, ""
         try:
             with part.open("wb") as stream:
-                while (reason := _append(open_at, stream)) is not None:
+                while True:
+                    reason, etag = _append(open_at, stream, etag)
+                    if reason is None:
+                        break
                     failures += 1
                     if failures >= self._patience.attempts:
                         raise UserError(
@@ -75,26 +82,48 @@ class ObjectCopier:
             raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
         finally:
             part.unlink(missing_ok=True)
+        return etag
+
+    def is_same(self, address: str, copy: Path, etag: str) -> bool:
+        """Whether the object is still the one that ``copy`` was made of, by its ETag; False where that is not known.
+
+        Why the store does not tell is not said here: :meth:`copy`, which is to follow, says it better.
+        """
+        match = _ADDRESS.fullmatch(address)
+        if match is None or not etag:
+            return False
+        try:
+            head = self._client.head_object(Bucket=match[1], Key=match[2])
+        except (exceptions.ClientError, exceptions.BotoCoreError, ValueError):
+            return False
+        return bool(head.get("ETag") == etag and head.get("ContentLength") == copy.stat().st_size)
 
 
-def _append(open_at: RangeOpener, stream: BinaryIO) -> str | None:
-    """Append to ``stream`` what is missing; None when that was all, else why the transfer broke."""
+def _append(open_at: RangeOpener, stream: BinaryIO, etag: str) -> tuple[str | None, str]:
+    """Append to ``stream`` what is missing of the object, of which it holds the beginning that had ``etag``.
+
+    Returns:
+        Why the transfer broke, None if it did not; the ETag of what ``stream`` holds.
+    """
     start = stream.tell()
     try:
         with open_at(start) as opened:
+            if opened.start and opened.etag != etag:
+                raise RangeRefusedError
+            etag = opened.etag
             stream.seek(opened.start)
             stream.truncate()
             while chunk := opened.stream.read(_CHUNK):
                 stream.write(chunk)
             if opened.total is not None and stream.tell() < opened.total:
-                return f"it ended after {stream.tell()} of {opened.total} bytes"
-    except RangeRefusedError:  # the object shrank meanwhile
+                return f"it ended after {stream.tell()} of {opened.total} bytes", etag
+    except RangeRefusedError:  # the object shrank or was exchanged meanwhile
         stream.seek(0)
         stream.truncate()
-        return "it changed while it was read"
+        return "it changed while it was read", ""
     except TransferInterruptedError as error:
-        return str(error)
-    return None
+        return str(error), etag
+    return None, etag
 
 
 def s3_opener(address: str, timeout: float, client: Any = None) -> RangeOpener:
@@ -125,7 +154,7 @@ def s3_opener(address: str, timeout: float, client: Any = None) -> RangeOpener:
             raise UserError(f"{address}: {error}") from None
         body = answer["Body"]
         try:
-            yield Opened(_Body(body), *_extent(answer, offset))
+            yield Opened(_Body(body), *_extent(answer, offset), etag=str(answer.get("ETag", "")))
         finally:
             body.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -22,6 +23,7 @@ from stlm_core.runtime.sources import Problem, Source, find_sources
 
 RESULTS = "results.csv"
 _MAPS, _OVERLAYS = "maps", "overlays"
+_LONGEST_NAME = 255  # bytes, of a file on any usual file system
 _HELD_PIXELS = 24_000_000  # of images that wait for others of their size; bounds the batch, too
 
 
@@ -80,9 +82,9 @@ def predict_images(
     """Score images and write ``out/maps/*.png`` (16-bit), ``out/overlays/*.png`` and ``out/results.csv``.
 
     What an earlier run wrote there is not taken for an image, so ``out`` may be the images' own folder.
-    Images of equal size go through the network together, up to ``batch_size``. An image that cannot be read is
-    reported in ``problems`` and left out of the table; the others are still done. The table is written last, so
-    it never names a picture that does not exist.
+    Images of equal size go through the network together, up to ``batch_size``. An image that cannot be read, or whose
+    pictures cannot be named after it, is reported in ``problems`` and left out of the table; the others are still done.
+    The table is written last, so it never names a picture that does not exist.
 
     Raises:
         UserError: the model is not ours, no image is named at all, a named image would be overwritten by a picture, or
@@ -94,6 +96,7 @@ def predict_images(
         raise UserError("no images given; name files, folders or patterns")
     session = DetectorSession(model, threads=threads)
     sources, problems = find_sources(arguments, exclude=[out / name for name in (RESULTS, _MAPS, _OVERLAYS)])
+    sources = _nameable(sources, problems)
     _require_kept(sources, out)
     rows: dict[int, Row] = {}
     writer = _Writer(session, out, overlay)
@@ -106,6 +109,19 @@ def predict_images(
     table = out / RESULTS
     write_bytes_atomic(table, _table(ordered).encode("utf-8", "surrogateescape"))
     return PredictSummary(session.line, ordered, tuple(problems), table)
+
+
+def _nameable(sources: Sequence[Source], problems: list[Problem]) -> list[Source]:
+    """The images after which a picture can be named; the others are added to ``problems``."""
+    nameable = []
+    for source in sources:
+        length = len(os.fsencode(f"{source.key.name}.png"))
+        if length <= _LONGEST_NAME:
+            nameable.append(source)
+        else:
+            told = f"the name is too long: its heat map's would have {length} bytes, more than {_LONGEST_NAME}"
+            problems.append(Problem(source.path, f"{source.path}: {told}"))
+    return nameable
 
 
 def _require_kept(sources: Sequence[Source], out: Path) -> None:

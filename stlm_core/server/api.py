@@ -185,7 +185,10 @@ def build_probes(service: Service) -> APIRouter:
 
     @router.get("/readyz", summary="Ready", responses=responses(503))
     async def readyz() -> Health:
-        """Every line has a model. A champion that was refused does not change that: the old one answers."""
+        """Every line that was named has a model; where all are served, any line.
+
+        A champion that was refused does not change that: the old one answers.
+        """
         if not service.lines.ready:
             missing = ", ".join(line.name for line in service.lines.all() if line.champion is None)
             raise ProblemError(503, f"no model in service yet: {missing}", code="not_ready")

@@ -128,8 +128,12 @@ class Lines:
 
     @property
     def ready(self) -> bool:
-        """Whether every line has a model."""
-        return bool(self._lines) and all(line.champion for line in self._lines.values())
+        """Whether every line that was named has a model.
+
+        Where all are served, whether any has one: a line that comes and is refused must not stop the others.
+        """
+        in_service = [line.champion is not None for line in self.all()]
+        return any(in_service) if self._wanted is None else bool(in_service) and all(in_service)
 
     def refresh(self, name: str) -> Future[Outcome]:
         """Ask the source for one line now; calls while one waits share its answer."""

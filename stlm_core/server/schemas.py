@@ -133,7 +133,9 @@ class ServerLimits(_Answer):
 class Status(_Answer):
     """All lines that this server serves."""
 
-    ready: bool = Field(description="Whether every line has a model.", examples=[True])
+    ready: bool = Field(
+        description="Whether every line that was named has a model; where all are served, any line.", examples=[True]
+    )
     source: SourceStatus
     limits: ServerLimits
     lines: list[LineStatus]

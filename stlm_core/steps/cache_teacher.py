@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from stlm_core.cache.features import CleanPyramidRows, TeacherRows
@@ -41,7 +41,7 @@ def cache_teacher(config: LineConfig, workspace: Workspace, *, force: bool = Fal
         UserError: the bank or the teacher's weights are missing.
     """
     folder = workspace.folder(STEP)
-    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], None), force)
+    return _run(config, workspace, folder, [folder], None, force)
 
 
 def cache_teacher_shard(
@@ -54,9 +54,7 @@ def cache_teacher_shard(
     """
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}/{shards}: the first number must be from 0 to {shards - 1}")
-    return _run(
-        config, workspace, folder, lambda partial: _fill(config, workspace, partial, [folder], (shard, shards)), force
-    )
+    return _run(config, workspace, folder, [folder], (shard, shards), force)
 
 
 def merge_shards(
@@ -71,19 +69,34 @@ def merge_shards(
         if not shard.is_dir():
             raise UserError(f"{shard}: no such folder; compute the shard first")
     folder = workspace.folder(STEP)
-    sources = [folder, *shards]
-    return _run(config, workspace, folder, lambda partial: _fill(config, workspace, partial, sources, None), force)
+    return _run(config, workspace, folder, [folder, *shards], None, force)
 
 
 def _run(
-    config: LineConfig, workspace: Workspace, folder: Path, work: Callable[[Path], str], force: bool
+    config: LineConfig,
+    workspace: Workspace,
+    folder: Path,
+    sources: list[Path],
+    shard: tuple[int, int] | None,
+    force: bool,
 ) -> StepResult:
-    inputs = {
+    """Run the step into ``folder``, which holds one ``shard`` (number, of how many) or with None all views."""
+    inputs: dict[str, Path | str] = {
         "bank": workspace.need("synthesize", "index.parquet"),
         "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
     }
+    if shard is not None:
+        inputs["shard"] = f"{shard[0]}/{shard[1]}"
     return run_step(
-        STEP, config, CACHED_SECTIONS, inputs, folder, work, resumable=True, force=force, still_good=chunks_are_sound
+        STEP,
+        config,
+        CACHED_SECTIONS,
+        inputs,
+        folder,
+        lambda partial: _fill(config, workspace, partial, sources, shard),
+        resumable=True,
+        force=force,
+        still_good=chunks_are_sound,
     )
 
 

@@ -60,7 +60,8 @@ def run_step(
 ) -> StepResult:
     """Run ``work`` in a temporary sibling of ``folder`` and rename it when whole.
 
-    ``inputs``: files and folders, or for one whose files were hashed already (a large line's images) that digest.
+    ``inputs``: files and folders, for one whose files were hashed already (a large line's images) that digest, and
+    what else tells two runs apart (which shard it is) as text.
 
     ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
     ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,

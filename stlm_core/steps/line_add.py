@@ -15,7 +15,6 @@ from stlm_core.data.catalog import Catalog, publish
 from stlm_core.data.facts import FactStore
 from stlm_core.data.inspection import Inspected, Inspection, inspect_scan, name_files
 from stlm_core.errors import UserError
-from stlm_core.files import write_bytes_atomic
 from stlm_core.steps.import_report import ImportReport
 from stlm_core.steps.line_files import (
     Import,
@@ -33,7 +32,7 @@ from stlm_core.steps.line_import import importing, readable
 from stlm_core.steps.line_jobs import files_inside, local_bytes
 from stlm_core.steps.line_replacement import replacing, settle
 from stlm_core.steps.line_source import Source, in_s3, open_source
-from stlm_core.steps.params_file import checked, editing, entry_text, relative_to_project, with_entry
+from stlm_core.steps.params_file import checked, editing, entry_text, relative_to_project, with_entry, write_params
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +203,7 @@ def _add(entry: _Entry, folder: LineFolder, source: Source) -> AddedLine:
             info.write(folder.imports)
             tracked, problem = track_images(folder) if line.copy else (None, "")
             catalog.stage(folder.catalog)
-            write_bytes_atomic(entry.params, text.encode())
+            write_params(entry.params, text)
             publish(folder.catalog, catalog.digest())
         importer.finish()
     if not source.to_import:

@@ -40,7 +40,7 @@ class Importer:
     """Collects the files of records in a folder of its own beside the line's images, to rename it when it is whole.
 
     The folder is cleared at the beginning, so nothing is taken over from an import that was killed; only objects that
-    were fetched from S3 as a whole are kept for the next attempt.
+    were fetched from S3 as a whole are kept for the next attempt, which uses those that have not changed since.
     """
 
     def __init__(self, line_folder: Path, label: str) -> None:
@@ -69,11 +69,7 @@ class Importer:
         copier = ObjectCopier()
 
         def fetch(address: str) -> str:
-            kept = self._fetched / sha256_bytes(address.encode())[:32]
-            if not kept.is_file():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                copier.copy(address, kept)
-            return str(kept)
+            return str(self._fetch(copier, address))
 
         local = dict(zip(addresses, _in_threads(fetch, addresses, f"{self._label} from S3"), strict=True))
         return source.only(
@@ -86,6 +82,21 @@ class Importer:
                 for record in records
             ]
         )
+
+    def _fetch(self, copier: ObjectCopier, address: str) -> Path:
+        """The object's copy: that of an earlier attempt if the object is still the same, else a fresh one.
+
+        The ETag in the file beside a copy tells. It is removed before the copy changes and written after, so that a
+        kill leaves no copy with the ETag of another.
+        """
+        kept = self._fetched / sha256_bytes(address.encode())[:32]
+        mark = kept.with_suffix(".etag")
+        if kept.is_file() and mark.is_file() and copier.is_same(address, kept, mark.read_text("utf-8", "replace")):
+            return kept
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        mark.unlink(missing_ok=True)
+        mark.write_text(copier.copy(address, kept), encoding="utf-8")
+        return kept
 
     def take(self, rows: Sequence[Inspected], source: Source) -> list[Inspected]:
         """Copy image and mask of every inspected row to :attr:`folder`, at the same paths.

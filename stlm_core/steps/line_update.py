@@ -13,7 +13,6 @@ from stlm_core.data.adapters import Record
 from stlm_core.data.catalog import Catalog, CatalogRow, publish
 from stlm_core.data.inspection import Inspected, inspect_scan
 from stlm_core.errors import UserError
-from stlm_core.files import write_bytes_atomic
 from stlm_core.steps.line_existing import ExistingLine, batch_folder, remembered
 from stlm_core.steps.line_files import (
     Import,
@@ -28,7 +27,7 @@ from stlm_core.steps.line_news import LeftOut, News, choose_news
 from stlm_core.steps.line_replacement import settle
 from stlm_core.steps.line_source import Source, in_s3, open_source
 from stlm_core.steps.line_unusable import add_to_quarantine, read_quarantine, refusal
-from stlm_core.steps.params_file import editing, relative_to_project, with_entry
+from stlm_core.steps.params_file import editing, relative_to_project, with_entry, write_params
 from stlm_core.steps.retraining import Retraining, judge
 from stlm_core.steps.workspace import Workspace
 
@@ -190,7 +189,7 @@ def _update(
     catalog.stage(line.catalog_path)
     before = line.params.read_text(encoding="utf-8")
     text = with_entry(line.params, before, config.name, None, {"catalog_sha256": catalog.digest()})
-    write_bytes_atomic(line.params, text.encode())
+    write_params(line.params, text)
     publish(line.catalog_path, catalog.digest())
     importer.finish()
     commit = (line.params, *line.folder.to_commit())

@@ -10,9 +10,8 @@ import yaml
 from stlm_core.config import load_line, load_params
 from stlm_core.data.catalog import open_catalog
 from stlm_core.errors import UserError
-from stlm_core.files import write_bytes_atomic
 from stlm_core.steps.line_files import LineFolder
-from stlm_core.steps.params_file import editing, without_entry
+from stlm_core.steps.params_file import editing, without_entry, write_params
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def remove_line(params: Path, name: str) -> list[Path]:
         del tree["lines"][name]
         if text is None or (yaml.safe_load(text) or {}) != tree:
             raise UserError(f"{params}: the entry of `{name}` is not laid out as a block; remove it by hand")
-        write_bytes_atomic(params, text.encode())
+        write_params(params, text)
     folder = LineFolder.of(project, name).path
     images = (project / str(settings["path"])).resolve() if "path" in settings else folder
     left = [folder] if images.is_relative_to(folder) else [images, folder]

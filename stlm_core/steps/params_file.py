@@ -19,7 +19,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from stlm_core.config import SECTIONS, LineConfig, load_line
 from stlm_core.errors import UserError, first_line
-from stlm_core.files import exclusive_lock
+from stlm_core.files import exclusive_lock, write_bytes_atomic
 
 
 @contextmanager
@@ -35,6 +35,17 @@ def editing(params: Path) -> Iterator[Path]:
     notice = f"{folder}: another command is changing this project's lines; waiting for it"
     with exclusive_lock(folder, notice=notice):
         yield folder
+
+
+def write_params(params: Path, text: str) -> None:
+    """Replace the text of ``params``, as a whole; where that is a symbolic link, of the file that it leads to.
+
+    The project is the folder of that file: a file in place of the link would make the link's folder the project.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_bytes_atomic(params.resolve(), text.encode())
 
 
 def with_entry(

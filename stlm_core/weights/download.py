@@ -27,11 +27,13 @@ class ByteStream(Protocol):
 @dataclass(frozen=True)
 class Opened:
     """An open source. ``start``: offset of the first byte the stream gives, 0 when the source cannot resume;
-    ``total``: size of the whole file in bytes, or None where the source does not say."""
+    ``total``: size of the whole file in bytes, or None where the source does not say; ``etag``: changes with the
+    file's bytes, empty where the source does not say."""
 
     stream: ByteStream
     start: int
     total: int | None
+    etag: str = ""
 
 
 RangeOpener = Callable[[int], AbstractContextManager[Opened]]

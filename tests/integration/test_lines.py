@@ -274,7 +274,7 @@ def test_an_image_that_changes_while_it_is_copied_is_noticed(
         ("stlm_core.steps.line_import", "copy_file", 8, False),
         ("stlm_core.steps.line_import", "Importer.publish", 1, True),
         ("stlm_core.data.catalog", "Catalog.stage", 1, True),
-        ("stlm_core.steps.line_add", "write_bytes_atomic", 1, True),
+        ("stlm_core.steps.line_add", "write_params", 1, True),
     ],
 )
 def test_a_killed_import_can_be_repeated(
@@ -285,11 +285,11 @@ from stlm_core.steps.line_add import NewLine, add_line
 add_line(Path("params.yaml"), NewLine("lids", Path({str(images)!r}), "folder"))
 """
     run_killed(call, module, name, nth, after=after, folder=params.parent)
-    if name == "write_bytes_atomic":  # the line is there, whole
+    if name == "write_params":  # the line is there, whole
         assert len(build_manifest(load_line(params, "lids")).rows) == 20
     else:
         assert params.read_text() == PARAMS
-    add_line(params, copied(images), force=name == "write_bytes_atomic")
+    add_line(params, copied(images), force=name == "write_params")
     config = load_line(params, "lids")
     del (expected := content(images))["notes.txt"]
     assert content(images_of(config)) == expected
@@ -332,7 +332,7 @@ def test_the_folder_that_is_replaced_cannot_be_the_source(params: Path, where: s
 
 @pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
-@pytest.mark.parametrize("step", ["track_images", "write_bytes_atomic"])
+@pytest.mark.parametrize("step", ["track_images", "write_params"])
 def test_a_line_that_cannot_be_replaced_stays_whole(
     params: Path,
     images: Path,
@@ -348,7 +348,7 @@ def test_a_line_that_cannot_be_replaced_stays_whole(
         raise failure
 
     if not copy:
-        step = "write_bytes_atomic"
+        step = "write_params"
     line = copied(others, quarantine=True, copy=copy)
     with monkeypatch.context() as patch:
         patch.setattr(line_add, step, fail)
@@ -374,8 +374,8 @@ def test_a_line_that_cannot_be_replaced_stays_whole(
         ("os", "rename", 2, True),  # the old images are put aside
         ("os", "rename", 3, True),  # the new ones have their place
         ("stlm_core.steps.line_add", "LineInfo.write", 1, True),
-        ("stlm_core.steps.line_add", "write_bytes_atomic", 1, False),
-        ("stlm_core.steps.line_add", "write_bytes_atomic", 1, True),
+        ("stlm_core.steps.line_add", "write_params", 1, False),
+        ("stlm_core.steps.line_add", "write_params", 1, True),
         ("stlm_core.steps.line_add", "publish", 1, True),
     ],
 )
@@ -390,7 +390,7 @@ from stlm_core.steps.line_add import NewLine, add_line
 line = NewLine("lids", Path({str(others)!r}), "folder", copy={copy}, quarantine=True)
 add_line(Path("params.yaml"), line, force=True)
 """
-    replaced = name == "publish" or (name == "write_bytes_atomic" and after)
+    replaced = name == "publish" or (name == "write_params" and after)
     if name == "rename" and not copy:
         nth = 1
     run_killed(call, module, name, nth, after=after, folder=params.parent)
@@ -428,7 +428,7 @@ def test_a_kill_before_the_catalogue_has_its_place(params: Path, images: Path) -
 from stlm_core.steps.line_add import NewLine, add_line
 add_line(Path("params.yaml"), NewLine("lids", Path({str(images)!r}), "folder", group_file=Path("groups.csv")))
 """
-    run_killed(call, "stlm_core.steps.line_add", "write_bytes_atomic", 1, after=True, folder=params.parent)
+    run_killed(call, "stlm_core.steps.line_add", "write_params", 1, after=True, folder=params.parent)
     catalog = params.parent / "data" / "lines" / "lids" / "catalog.csv"
     assert not catalog.exists()
     groups.unlink()  # the catalogue knows the groups
@@ -438,6 +438,22 @@ add_line(Path("params.yaml"), NewLine("lids", Path({str(images)!r}), "folder", g
         add_line(params, copied(images))
     assert sorted(os.listdir(catalog.parent)) == ["catalog.csv", "images", "line.json"]
     assert validate(load_line(params, "lids"), workspace).reused
+
+
+def test_a_params_file_that_is_a_link_stays_one(params: Path, images: Path, tmp_path: Path) -> None:
+    link = tmp_path / "desk" / "params.yaml"
+    link.parent.mkdir()
+    link.symlink_to(params)
+    project, outputs = params.parent, tmp_path / "outputs"
+    add_line(link, copied(images))
+    assert load_line(link, "lids").root == project
+    assert len(catalog_of(link, "lids").rows) == 20
+    photograph(images / "part9_99.png", 99)
+    assert update_line(link, "lids", Update(), outputs).train == 1
+    assert remove_line(link, "lids") == [project / "data" / "lines" / "lids"]
+    assert link.readlink() == params
+    assert params.read_text() == PARAMS
+    assert list(link.parent.iterdir()) == [link]
 
 
 def test_list(params: Path, images: Path) -> None:

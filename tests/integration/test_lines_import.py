@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -215,6 +215,20 @@ def bucket(store: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> SeaweedServ
     return store
 
 
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses of the objects that are fetched."""
+    addresses: list[str] = []
+    original = s3.ObjectCopier.copy
+
+    def noted(self: s3.ObjectCopier, address: str, target: Path) -> str:
+        addresses.append(address)
+        return original(self, address, target)
+
+    monkeypatch.setattr(s3.ObjectCopier, "copy", noted)
+    return addresses
+
+
 def in_bucket(store: SeaweedServer, *seeds: int) -> list[Record]:
     for seed in seeds:
         store.client().put_object(Bucket="factory", Key=f"shots/{seed}.png", Body=png(seed))
@@ -269,7 +283,7 @@ def test_a_table_of_files_here_there_and_in_s3(params: Path, tmp_path: Path, buc
 
 
 def test_what_was_fetched_is_kept_for_the_next_attempt(
-    params: Path, listed: ListedAdapter, tmp_path: Path, bucket: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+    params: Path, listed: ListedAdapter, tmp_path: Path, bucket: SeaweedServer, fetched: list[str]
 ) -> None:
     listed.records = in_bucket(bucket, 11, 12, 13)
     bucket.client().delete_object(Bucket="factory", Key="shots/13.png")
@@ -278,18 +292,61 @@ def test_what_was_fetched_is_kept_for_the_next_attempt(
         add_line(params, line)
     assert params.read_text() == PARAMS
     in_bucket(bucket, 13)
-    fetched: list[str] = []
-    original = s3.ObjectCopier.copy
-
-    def counted(self: s3.ObjectCopier, address: str, target: Path) -> None:
-        fetched.append(address)
-        original(self, address, target)
-
-    monkeypatch.setattr(s3.ObjectCopier, "copy", counted)
+    fetched.clear()
     add_line(params, line)
     assert "s3://factory/shots/13.png" in fetched
     assert len(fetched) < 3
     assert len(catalog_of(params, "lids").rows) == 3
+
+
+def test_an_object_that_was_repaired_or_exchanged_meanwhile_is_fetched_again(
+    params: Path, listed: ListedAdapter, tmp_path: Path, bucket: SeaweedServer, fetched: list[str]
+) -> None:
+    listed.records = in_bucket(bucket, 51, 52, 53)
+    bucket.client().put_object(Bucket="factory", Key="shots/52.png", Body=png(52)[:200])
+    line = NewLine("lids", tmp_path, "coco")
+    with pytest.raises(UserError, match=r"unusable images, 1 in all: 52\.png"):
+        add_line(params, line)
+    assert len(fetched) == 3
+    in_bucket(bucket, 52)
+    bucket.client().put_object(Bucket="factory", Key="shots/53.png", Body=png(54))  # a sound one, but another
+    fetched.clear()
+    added = add_line(params, line)
+    assert sorted(fetched) == ["s3://factory/shots/52.png", "s3://factory/shots/53.png"]
+    assert content(images_of(load_line(params, "lids"))) == {"51.png": png(51), "52.png": png(52), "53.png": png(54)}
+    assert sorted(os.listdir(added.catalog.parent)) == ["catalog.csv", "images", "line.json"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "spoil", "times"),
+    [
+        ("", Path.unlink, 2),
+        (".etag", Path.unlink, 2),
+        ("", lambda path: path.write_bytes(b"shorter"), 2),
+        (".etag", lambda path: path.write_bytes(b"\xff"), 2),
+        ("", Path.stat, 1),  # nothing at all
+    ],
+)
+def test_only_what_is_known_to_be_the_object_is_kept(
+    params: Path,
+    listed: ListedAdapter,
+    tmp_path: Path,
+    bucket: SeaweedServer,
+    fetched: list[str],
+    suffix: str,
+    spoil: Callable[[Path], object],
+    times: int,
+) -> None:
+    """A kill or a power cut may leave an object, its mark, or part of one."""
+    listed.records = in_bucket(bucket, 61)
+    bucket.client().put_object(Bucket="factory", Key="shots/61.png", Body=b"not an image")
+    for attempt in range(2):
+        with pytest.raises(UserError, match="unusable images"):
+            add_line(params, NewLine("lids", tmp_path, "coco"))
+        if attempt == 0:
+            kept = list((params.parent / "data" / "lines" / "lids" / ".import.fetched").iterdir())
+            spoil(next(path for path in kept if path.suffix == suffix))
+    assert len(fetched) == times
 
 
 def test_wrong_secret_and_unreachable_store(
@@ -309,9 +366,18 @@ def test_wrong_secret_and_unreachable_store(
     assert [path.name for path in params.parent.iterdir()] == ["params.yaml"]
 
 
+@pytest.mark.parametrize(("exchanged", "offsets"), [(False, [0, 100]), (True, [0, 100, 0])])
 def test_a_transfer_that_breaks_goes_on(
-    params: Path, listed: ListedAdapter, tmp_path: Path, bucket: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+    params: Path,
+    listed: ListedAdapter,
+    tmp_path: Path,
+    bucket: SeaweedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    exchanged: bool,
+    offsets: list[int],
 ) -> None:
+    """Where it broke, or from the beginning if the object is another one by then."""
+    monkeypatch.setattr(s3, "Patience", lambda: Patience(attempts=3, pause=0.01, timeout=2))
     listed.records = in_bucket(bucket, 31)
     asked: list[int] = []
     original = s3.s3_opener
@@ -322,6 +388,8 @@ def test_a_transfer_that_breaks_goes_on(
 
         def read(self, size: int, /) -> bytes:
             if self.given and len(asked) == 1:
+                if exchanged:
+                    bucket.client().put_object(Bucket="factory", Key="shots/31.png", Body=png(32))
                 raise s3.TransferInterruptedError("the connection broke: test")
             self.given += 100
             return self.stream.read(100)
@@ -336,7 +404,7 @@ def test_a_transfer_that_breaks_goes_on(
 
             def __enter__(self) -> s3.Opened:
                 opened = self.inner.__enter__()
-                return s3.Opened(Breaking(opened.stream), opened.start, opened.total)
+                return replace(opened, stream=Breaking(opened.stream))
 
             def __exit__(self, *error: object) -> None:
                 self.inner.__exit__(*error)
@@ -345,5 +413,5 @@ def test_a_transfer_that_breaks_goes_on(
 
     monkeypatch.setattr(s3, "s3_opener", opener)
     add_line(params, NewLine("lids", tmp_path, "coco"))
-    assert asked == [0, 100]
-    assert content(images_of(load_line(params, "lids"))) == {"31.png": png(31)}
+    assert asked == offsets
+    assert content(images_of(load_line(params, "lids"))) == {"31.png": png(32 if exchanged else 31)}

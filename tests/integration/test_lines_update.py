@@ -439,7 +439,7 @@ KILLS = [
     ("stlm_core.steps.line_update", "Importer.publish", 1, True),
     ("stlm_core.steps.line_files", "write_json_atomic", 1, True),
     ("stlm_core.data.catalog", "Catalog.stage", 1, True),
-    ("stlm_core.steps.line_update", "write_bytes_atomic", 1, True),
+    ("stlm_core.steps.line_update", "write_params", 1, True),
     ("stlm_core.steps.line_update", "publish", 2, True),
 ]
 
@@ -456,7 +456,7 @@ update_line(Path("params.yaml"), "lids", Update(Path({str(new)!r}), "folder"), P
 """
     run_killed(call, module, name, nth, after=after, folder=line.parent)
     found = catalog_of(line, "lids")
-    finished = module == "stlm_core.steps.line_update" and name in ("write_bytes_atomic", "publish")
+    finished = module == "stlm_core.steps.line_update" and name in ("write_params", "publish")
     assert found.digest() == (expected if finished else old.digest())
     assert is_sound(line)
     done = run(line, new)

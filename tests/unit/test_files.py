@@ -1,4 +1,4 @@
-"""JSON objects and locks."""
+"""Atomic writes, JSON objects and locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ from pathlib import Path
 import pytest
 
 from stlm_core.errors import UserError
-from stlm_core.files import exclusive_lock, read_json_object, write_json_atomic
+from stlm_core.files import exclusive_lock, read_json_object, write_bytes_atomic, write_json_atomic
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "ü" * 125 + "x.png"])
+def test_the_longest_legal_name_can_be_written(tmp_path: Path, name: str) -> None:
+    for content in (b"old", b"new"):
+        write_bytes_atomic(tmp_path / name, content)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"new"}
+    with pytest.raises(UserError, match=rf"x{name}: cannot be written: File name too long"):
+        write_bytes_atomic(tmp_path / f"x{name}", b"1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"not ours")
+    link.symlink_to(target)
+    write_bytes_atomic(link, b"ours")
+    assert not link.is_symlink()
+    assert (link.read_bytes(), target.read_bytes()) == (b"ours", b"not ours")
 
 
 def test_an_object_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -249,6 +249,12 @@ def test_all_lines_are_served_and_new_ones_found(registry_root: Path) -> None:
         until(lambda: len(server.client.get("/v1/lines").json()["lines"]) == 2)
         until(lambda: server.inspect(png(), "other").status_code == 200)
         assert server.inspect(png(), "tiny").json()["line"] == "tiny"
+        register(registry_root, detector("b1", line="broken", graph=OVERFLOWING), line="broken")
+        until(lambda: server.metric("stlm_model_swaps_failed_total", line="broken"))
+        assert "version 1 of line broken was refused" in server.line("broken")["last_error"]
+        assert server.inspect(png(), "broken").status_code == 503
+        assert server.client.get("/readyz").status_code == 200
+        assert server.client.get("/v1/lines").json()["ready"] is True
 
 
 def test_one_line_without_a_model_does_not_keep_the_others_from_serving(registry_root: Path) -> None:

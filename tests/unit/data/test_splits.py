@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import pytest
@@ -49,6 +50,48 @@ def test_fractions_are_met_exactly_without_groups(count: int, seed: int) -> None
 
 def test_no_validation_when_none_is_asked_for() -> None:
     assert "validation" not in split([(index, 0) for index in range(50)], validation=0.0)
+
+
+@pytest.mark.parametrize(("parts", "photographs"), [(5, 20), (4, 10), (3, 10), (3, 1), (8, 12)])
+def test_few_large_parts_still_give_every_split_one(parts: int, photographs: int) -> None:
+    items = [(photographs * part + number, part + 1) for part in range(parts) for number in range(photographs)]
+    for seed in range(5):
+        splits = split(items, seed=seed)
+        assert set(splits) == {"train", "validation", "calibration"}
+        assert len(splits) == len(items)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=3, max_size=12),
+    validation=st.floats(0.001, 0.499),
+    calibration=st.floats(0.001, 0.499),
+    seed=st.integers(0, 5),
+)
+def test_no_split_is_empty_where_there_are_three_parts(
+    sizes: list[int], validation: float, calibration: float, seed: int
+) -> None:
+    parts = [part for part, size in enumerate(sizes) for _ in range(size)]
+    items = [(number, part + 1) for number, part in enumerate(parts)]
+    splits = split(items, validation=validation, calibration=calibration, seed=seed)
+    assert set(splits) == {"train", "validation", "calibration"}
+    where = {part: {side for owner, side in zip(parts, splits, strict=True) if owner == part} for part in set(parts)}
+    assert all(len(sides) == 1 for sides in where.values())
+
+
+@pytest.mark.parametrize("photographs", [1, 10])
+def test_of_two_parts_one_sets_the_threshold_and_one_is_learned(photographs: int) -> None:
+    splits = split([(number, 1 + number // photographs) for number in range(2 * photographs)])
+    assert sorted(set(splits)) == ["calibration", "train"]
+    splits = split([(number, 1 + number // photographs) for number in range(2 * photographs)], calibration=0)
+    assert sorted(set(splits)) == ["train", "validation"]
+
+
+def test_the_division_is_that_of_earlier_versions() -> None:
+    """Manifests of lines that have long been trained say which image was learned: it stays so."""
+    items = [(number, 1 + number % 23 if number % 3 else 0) for number in range(200)]
+    splits = split(items, seed=3)
+    assert (splits.count("calibration"), splits.count("validation")) == (40, 22)
+    assert hashlib.sha256(" ".join(splits).encode()).hexdigest()[:16] == "0398b3ae16257be4"
 
 
 def test_seed_changes_the_split() -> None:

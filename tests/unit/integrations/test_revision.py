@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,22 @@ def test_commit_and_local_changes(checkout: Path) -> None:
     assert git_revision(checkout) == clean
     (checkout / "file").write_text("2")
     assert git_revision(checkout) == f"{clean}-dirty"
+
+
+def test_changes_that_cannot_be_told_are_not_taken_for_none(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / "file").write_text("2")
+    run = subprocess.run
+
+    def slow(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if "status" in command:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return run(command, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", slow)
+        assert git_revision(checkout) == ""
+    (checkout / ".git" / "index").write_bytes(b"damaged")
+    assert git_revision(checkout) == ""
 
 
 def test_no_checkout_and_a_given_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

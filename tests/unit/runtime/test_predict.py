@@ -108,6 +108,21 @@ def test_bad_files_are_named_and_the_others_done(tmp_path: Path, model: Path) ->
     assert len(_table(tmp_path / "out")) == 1
 
 
+def test_an_image_whose_pictures_cannot_be_named_after_it_is_a_problem(tmp_path: Path, model: Path) -> None:
+    stem = "x" * 251
+    longest = _save(tmp_path / "in" / f"{stem}.png", 4, 4)
+    beside = _save(tmp_path / "in" / f"{stem}.bmp", 4, 4)  # its pictures would be called ..._bmp.png
+    other = _save(tmp_path / "in" / "a.png", 4, 4)
+    arguments = [str(path) for path in (longest, beside, other)]
+    summary = predict_images(model, arguments, tmp_path / "out")
+    assert [row.path for row in summary.rows] == [str(longest), str(other)]
+    (problem,) = summary.problems
+    assert problem.path == beside
+    assert str(problem.message).startswith(f"{beside}: the name is too long")
+    assert (tmp_path / "out" / "overlays" / f"{stem}.png").is_file()
+    assert len(_table(tmp_path / "out")) == 2
+
+
 def test_exif_rotation_is_applied_before_the_network(tmp_path: Path, model: Path) -> None:
     pixels = np.zeros((4, 8, 3), np.uint8)
     pixels[:, 0] = 255
