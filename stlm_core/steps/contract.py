@@ -66,11 +66,10 @@ def run_step(
     ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
     ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,
     peak memory in MiB (of the largest process, where it starts others). When ``folder`` already holds outputs of
-    exactly the same inputs, config and code, unchanged since, nothing runs unless ``force``; ``still_good`` can look closer at such
-    outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary folder is handed to the next
-    run if inputs, config and code are unchanged, otherwise it is cleared. One that was whole and could not be renamed
-    only is renamed by the next run. With ``force`` only a run that was forced,
-    too, is continued: it is the same command given again.
+    exactly the same inputs, config and code, unchanged since, nothing runs unless ``force``; ``still_good`` can look
+    closer at such outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary folder is handed
+    to the next run if inputs, config and code are unchanged, otherwise it is cleared; one that is whole and could only
+    not be renamed is renamed. With ``force`` only a run that was forced, too, is continued: the same command again.
 
     Raises:
         UserError: an input is missing, the disk is full, ``folder`` cannot be written, or another run of this step
