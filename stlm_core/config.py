@@ -71,12 +71,17 @@ _NO_BEARING = frozenset(
 )
 
 
+# Settings that no step's outputs depend on, in any way.
+_NO_TRACE = frozenset({"data.retrain_share", "distill.checkpoint_every", "fa.checkpoint_every"})
+
+
 def decides_the_model(setting: str) -> bool:
     """Whether another value of the setting with this dotted name may give another model."""
     return setting.partition(".")[0] in TRAINED_SECTIONS and setting not in _NO_BEARING
 
 
-# Those that the teacher's features depend on.
+# Those that the bank of images and pseudo anomalies depends on, and those of the teacher's features.
+BANK_SECTIONS = ("image", "data", "synthesize")
 CACHED_SECTIONS = ("image", "teacher", "model")
 
 # Those that a detector's weights depend on, and those of its streams alone.
@@ -136,25 +141,20 @@ class LineConfig(Section):
             raise UserError(f"line {self.name}: {path!r} is not a path: {error}") from None
 
     def section_hash(self, *sections: str) -> str:
-        """sha256 hex digest of the named sections' values, independent of key order."""
-        dumped = self.model_dump(mode="json", by_alias=True, include=None)
-        return _digest({section: dumped[section] for section in sections})
+        """sha256 hex digest of the named sections' values that a step's outputs depend on."""
+        return self._hash(sections, _NO_TRACE)
 
     def model_hash(self) -> str:
         """sha256 hex digest of all settings that :func:`decides_the_model` names."""
+        return self._hash(TRAINED_SECTIONS, _NO_BEARING)
+
+    def _hash(self, sections: Collection[str], but: Collection[str]) -> str:
         dumped = self.model_dump(mode="json", by_alias=True)
-        return _digest(
-            {
-                section: {
-                    name: value for name, value in dumped[section].items() if f"{section}.{name}" not in _NO_BEARING
-                }
-                for section in TRAINED_SECTIONS
-            }
-        )
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        chosen = {
+            section: {name: value for name, value in dumped[section].items() if f"{section}.{name}" not in but}
+            for section in sections
+        }
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

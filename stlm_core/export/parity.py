@@ -165,7 +165,7 @@ def _batches(images: Sequence[ParityImage], batch: int, scale: float) -> Iterato
             yield _resized(image.pixels, _scaled(image.pixels, scale))[None]
         return
     height, width = images[0].pixels.shape[:2]
-    size = _scaled(images[0].pixels, min(scale, math.sqrt(_BATCH_PIXELS / (batch * height * width))))
+    size = _scaled(images[0].pixels, scale * min(1.0, math.sqrt(_BATCH_PIXELS / (batch * height * width))))
     chosen = [images[index % len(images)].pixels for index in range(batch)]
     yield np.stack([_resized(pixels, size) for pixels in chosen])
 

@@ -27,12 +27,16 @@ _FIRST_WAIT, _LONGEST_WAIT = 10.0, 300.0  # seconds until a refused champion is 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A candidate that did not come into service; it is tried again after ``wait`` seconds, at ``until``."""
+    """A candidate that did not come into service; it is tried again after ``wait`` seconds, at ``until``.
+
+    ``had``: whether its file was had, so that the model itself is to blame.
+    """
 
     identity: tuple[str, str]
     why: str
     wait: float
     until: float
+    had: bool
 
 
 @dataclass
@@ -83,6 +87,7 @@ class Lines:
         self._source, self._wanted, self._cache = source, wanted, cache
         self._metrics, self._public_key, self._threads, self._poll = metrics, public_key, threads, poll_seconds
         self._lines: dict[str, Line] = {name: Line(name) for name in wanted or ()}
+        self._first: frozenset[str] = frozenset()  # the lines that there were at the start
         self.source = SourceState(source.name, None, None)
         self._asked: queue.SimpleQueue[tuple[str, Future[Outcome]] | None] = queue.SimpleQueue()
         self._pending: dict[str, Future[Outcome]] = {}
@@ -105,6 +110,7 @@ class Lines:
             nothing = f"{self.source.name}: no line has a champion; promote one with `stlm promote`"
             refused = any(line.refusal for line in self._lines.values())
             raise (StlmError if refused else UserError)("; ".join(errors) or nothing)
+        self._first = frozenset(self._lines)
         self._thread.start()
 
     def stop(self, patience: float) -> bool:
@@ -130,10 +136,15 @@ class Lines:
     def ready(self) -> bool:
         """Whether every line that was named has a model.
 
-        Where all are served, whether any has one: a line that comes and is refused must not stop the others.
+        Where all are served, a line that came later or whose model is to blame must not stop the others; but a server
+        that could not fetch a model must not take the place of one that has it.
         """
-        in_service = [line.champion is not None for line in self.all()]
-        return any(in_service) if self._wanted is None else bool(in_service) and all(in_service)
+        lines = self.all()
+        if self._wanted is not None:
+            return bool(lines) and all(line.champion for line in lines)
+        first = [line for line in lines if line.name in self._first]
+        unfetched = any(not line.champion and line.refusal and not line.refusal.had for line in first)
+        return not unfetched and any(line.champion for line in lines)
 
     def refresh(self, name: str) -> Future[Outcome]:
         """Ask the source for one line now; calls while one waits share its answer."""
@@ -215,12 +226,13 @@ class Lines:
         except Exception as error:  # of this line only: the others are asked all the same
             self._note(line, sentence(error))
             return
+        content: bytes | None = None
         try:
-            kept_file = self._cache.content(candidate) if self._cache else None
-            content = kept_file if kept_file is not None else offer.content()
+            content = self._cache.content(candidate) if self._cache else None
+            content = content if content is not None else offer.content()
             champion = prepare(candidate, content, public_key=self._public_key, threads=self._threads)
         except Exception as error:  # a broken model can make ONNX Runtime raise anything
-            self._refuse(line, candidate, sentence(error))
+            self._refuse(line, candidate, sentence(error), had=content is not None)
             return
         self._install(line, champion)
         if self._cache is not None:
@@ -229,14 +241,14 @@ class Lines:
             except (StlmError, OSError) as error:
                 log("champion not kept in the cache", logging.WARNING, line=line.name, error=sentence(error))
 
-    def _refuse(self, line: Line, candidate: Candidate, why: str) -> None:
+    def _refuse(self, line: Line, candidate: Candidate, why: str, *, had: bool) -> None:
         line.failed_swaps += 1
         self._metrics.failed_swaps.labels(line.name).inc()
         earlier = line.refusal if line.refusal and line.refusal.identity == candidate.identity else None
         wait = min(2 * earlier.wait, _LONGEST_WAIT) if earlier else _FIRST_WAIT
         stays = f"; version {line.champion.version} stays in service" if line.champion else ""
         told = f"version {candidate.version} of line {line.name} was refused: {why}{stays}"
-        line.error, line.refusal = told, Refusal(candidate.identity, told, wait, time.monotonic() + wait)
+        line.error, line.refusal = told, Refusal(candidate.identity, told, wait, time.monotonic() + wait, had)
         log("champion refused", logging.ERROR, line=line.name, version=candidate.version, error=told)
 
     def _install(self, line: Line, champion: Champion) -> None:

@@ -56,7 +56,7 @@ def run_step(
     *,
     resumable: bool = False,
     force: bool = False,
-    still_good: Callable[[Path], bool] = lambda folder: True,
+    still_good: Callable[[Path], bool] | None = None,
 ) -> StepResult:
     """Run ``work`` in a temporary sibling of ``folder`` and rename it when whole.
 
@@ -66,10 +66,11 @@ def run_step(
     ``work`` gets the temporary folder and returns the summary line. Its outputs are described in
     ``manifest.json``: sha256 of inputs and outputs, hash of the config ``sections``, code version, seconds,
     peak memory in MiB (of the largest process, where it starts others). When ``folder`` already holds outputs of
-    exactly the same inputs, config and code, unchanged since, nothing runs unless ``force``; ``still_good`` can look
-    closer at such outputs. A killed step leaves ``folder`` as it was; with ``resumable`` its temporary folder is handed
-    to the next run if inputs, config and code are unchanged, otherwise it is cleared; one that is whole and could only
-    not be renamed is renamed. With ``force`` only a run that was forced, too, is continued: the same command again.
+    exactly the same inputs, config and code, unchanged since, nothing runs unless ``force``; where comparing all bytes
+    would take too long, ``still_good`` tells whether they are unchanged. A killed step leaves ``folder`` as it was;
+    with ``resumable`` its temporary folder is handed to the next run if inputs, config and code are unchanged, else it
+    is cleared; one that is whole and only could not be renamed is renamed. With ``force`` only a run that was forced,
+    too, is continued: the same command again.
 
     Raises:
         UserError: an input is missing, the disk is full, ``folder`` cannot be written, or another run of this step
@@ -88,11 +89,12 @@ def run_step(
         if (summary := _reusable(folder, fingerprint, still_good, force)) is not None:
             return StepResult(folder, summary, reused=True)
         with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
-            if _brought_back(folder) and (summary := _reusable(folder, fingerprint, still_good, force)) is not None:
+            _end_replacement(partial, folder)
+            if (summary := _reusable(folder, fingerprint, still_good, force)) is not None:
                 return StepResult(folder, summary, reused=True)
             began = time.monotonic()
             _prepare(partial, fingerprint, resumable=resumable, forced=force)
-            summary = _finished(partial, fingerprint)
+            summary = _finished(partial, fingerprint, still_good)
             if summary is None:
                 summary = work(partial)
                 _describe(partial, fingerprint, summary, time.monotonic() - began)
@@ -134,7 +136,9 @@ def _writing(step: str, folder: Path, partial: Path) -> Iterator[None]:
         if not isinstance(error.filename, str):
             raise
         path = Path(error.filename)
-        if folder.is_relative_to(path) or any(path.is_relative_to(each) for each in (folder, _old(folder), partial)):
+        if folder.is_relative_to(path) or any(
+            path.is_relative_to(each) for each in (folder, _old(folder), _gone(folder), partial)
+        ):
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
         raise
 
@@ -158,27 +162,32 @@ def _describe(partial: Path, fingerprint: Mapping[str, Any], summary: str, secon
 
 
 def _reusable(
-    folder: Path, fingerprint: Mapping[str, Any], still_good: Callable[[Path], bool], force: bool
+    folder: Path, fingerprint: Mapping[str, Any], still_good: Callable[[Path], bool] | None, force: bool
 ) -> str | None:
     """What to say where nothing has to be done, else None."""
-    if force or (summary := _finished(folder, fingerprint)) is None or not still_good(folder):
+    if force or (summary := _finished(folder, fingerprint, still_good)) is None:
         return None
-    (folder / _FINGERPRINT).unlink(missing_ok=True)  # of a run that was killed as it took it away
+    if (mark := folder / _FINGERPRINT).exists():  # of a run that was killed as it took it away
+        mark.unlink(missing_ok=True)
     return f"{summary} (up to date)"
 
 
-def _finished(folder: Path, fingerprint: Mapping[str, Any]) -> str | None:
+def _finished(folder: Path, fingerprint: Mapping[str, Any], still_good: Callable[[Path], bool] | None) -> str | None:
+    """The summary of the outputs in ``folder``, if they are of this fingerprint and as they were made."""
     try:
         manifest = read_manifest(folder)
     except StlmError:
         return None
     if any(manifest.get(key) != value for key, value in fingerprint.items()):
         return None
-    for name, facts in manifest.get("outputs", {}).items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"] or sha256_file(file) != facts["sha256"]:
-            return None
-    return str(manifest["summary"])
+    files = {folder / name: facts for name, facts in manifest.get("outputs", {}).items()}
+    if not all(file.is_file() and file.stat().st_size == facts["bytes"] for file, facts in files.items()):
+        return None
+    if still_good is not None:
+        unchanged = still_good(folder)
+    else:
+        unchanged = all(sha256_file(file) == facts["sha256"] for file, facts in files.items())
+    return str(manifest["summary"]) if unchanged else None
 
 
 def _prepare(partial: Path, fingerprint: Mapping[str, Any], *, resumable: bool, forced: bool) -> None:
@@ -194,27 +203,40 @@ def _prepare(partial: Path, fingerprint: Mapping[str, Any], *, resumable: bool, 
 
 
 def _replace_folder(partial: Path, folder: Path) -> None:
-    old = _old(folder)
-    if old.exists():
-        shutil.rmtree(old)
     if folder.exists():
-        os.rename(folder, old)
+        _discard(_old(folder), folder)
+        os.rename(folder, _old(folder))
     os.rename(partial, folder)
     # Not before: until here the mark lets the next run go on with what could not be renamed.
     (folder / _FINGERPRINT).unlink(missing_ok=True)
-    if old.exists():
-        shutil.rmtree(old)
+    _discard(_old(folder), folder)
 
 
-def _brought_back(folder: Path) -> bool:
-    """Put the outputs back whose replacement was cut off between its two renames."""
+def _end_replacement(partial: Path, folder: Path) -> None:
+    """Go on with a replacement that was cut off between its two renames; undo it where the new outputs are gone."""
     old = _old(folder)
     if folder.exists() or not old.exists():
-        return False
-    os.rename(old, folder)
-    return True
+        return
+    if (partial / MANIFEST).exists():  # written last
+        _replace_folder(partial, folder)
+    else:
+        os.rename(old, folder)
+
+
+def _discard(old: Path, folder: Path) -> None:
+    """Remove ``old`` under another name, so that nobody takes what is left of it for outputs."""
+    gone = _gone(folder)
+    if gone.exists():
+        shutil.rmtree(gone)
+    if old.exists():
+        os.rename(old, gone)
+        shutil.rmtree(gone)
 
 
 def _old(folder: Path) -> Path:
     """Where the outputs of an earlier run are while new ones take their place."""
     return folder.parent / f".{folder.name}.old"
+
+
+def _gone(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.gone"

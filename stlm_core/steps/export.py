@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from stlm_core.config import DETECTOR_SECTIONS, EVALUATED_SECTIONS, STREAM_SECTIONS, TRAINED_SECTIONS, LineConfig
+from stlm_core.config import EVALUATED_SECTIONS, TRAINED_SECTIONS, LineConfig
 from stlm_core.data.manifest import Manifest, ManifestRow
 from stlm_core.errors import UserError
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
@@ -29,7 +29,7 @@ from stlm_core.runtime.capture import CaptureRange, measure_capture, ordinary_ca
 from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.contract import StepResult, code_version, run_step
 from stlm_core.steps.manifest_images import row_image
-from stlm_core.steps.provenance import require_made_from
+from stlm_core.steps.provenance import require_made_from, require_trained_as_now
 from stlm_core.steps.workspace import Workspace
 
 # The card names all settings by one hash, and the seeds.
@@ -56,8 +56,8 @@ def export(
         data_revision: name of the version of the images; None to tell it from the project's files.
 
     Raises:
-        UserError: an input is missing or damaged, the evaluation is of another detector or of other settings, or the
-            line has no image to prove the export on.
+        UserError: an input is missing or damaged, detector or evaluation are of other settings or of other files than
+            those at hand, or the line has no image to prove the export on.
         StlmError: the graph cannot be exported, or the proof failed.
     """
     inputs = {
@@ -72,9 +72,7 @@ def export(
         "manifest": workspace.need("validate", "manifest.parquet"),
     }
 
-    # All settings are at hand here only; what is not (a container has no streams) is passed over.
-    require_made_from(workspace.folder("distill"), "distill", config, STREAM_SECTIONS, {})
-    require_made_from(workspace.folder("train-fa"), "train-fa", config, DETECTOR_SECTIONS, {})
+    require_trained_as_now(config, workspace)
     evaluated_on = {name: inputs[name] for name in ("detector", "manifest")}
     require_made_from(workspace.folder("evaluate"), "evaluate", config, EVALUATED_SECTIONS, evaluated_on)
 

@@ -150,4 +150,4 @@ def _changed_settings(registry: Registry, champion: Version, config: LineConfig)
     if not known:
         return None
     names = sorted(name for name in {*now, *known} if now.get(name) != known.get(name))
-    return [f"{name} {known.get(name, 'unset')} -> {now.get(name, 'unset')}" for name in names] or None
+    return [f"{name} {known.get(name, 'unset')} -> {now.get(name, 'unset')}" for name in names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stlm_core.config import LineConfig
+from stlm_core.config import BANK_SECTIONS, LineConfig
 from stlm_core.data.manifest import Manifest
 from stlm_core.errors import UserError
 from stlm_core.steps.contract import StepResult, run_step
@@ -14,8 +14,6 @@ from stlm_core.synthesis.plan import SourceImage
 from stlm_core.synthesis.pose import read_pose
 from stlm_core.synthesis.preview import write_preview
 from stlm_core.synthesis.textures import open_textures
-
-SECTIONS = ("image", "data", "synthesize")
 
 
 def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False) -> StepResult:
@@ -50,7 +48,7 @@ def synthesize(config: LineConfig, workspace: Workspace, *, force: bool = False)
             f"(mean area {anomalous['mask_fraction'].mean():.1%})" + _rotation(settings.rotation, folder)
         )
 
-    return run_step("synthesize", config, SECTIONS, inputs, workspace.folder("synthesize"), work, force=force)
+    return run_step("synthesize", config, BANK_SECTIONS, inputs, workspace.folder("synthesize"), work, force=force)
 
 
 def _rotation(setting: str, folder: Path) -> str:

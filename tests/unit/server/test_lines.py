@@ -29,6 +29,7 @@ class Shelf:
         self.files = files
         self.server: Lines | None = None
         self.ready_while_loading: dict[str, bool] = {}
+        self.out_of_reach: set[str] = set()
 
     @contextmanager
     def opened(self) -> Iterator[Shelf]:
@@ -45,6 +46,8 @@ class Shelf:
         def take() -> bytes:
             if self.server is not None:
                 self.ready_while_loading[line] = self.server.ready
+            if line in self.out_of_reach:
+                raise StlmError("the store does not answer")
             return content
 
         return Offer(Candidate(line, "1", sha256_bytes(content), None, self.name, {}), take)
@@ -80,6 +83,26 @@ def test_a_server_of_all_lines_stays_ready_while_a_new_line_loads_or_is_refused(
     assert "version 1 of line broken was refused" in (broken.error or "")
     assert new.champion
     assert tiny.champion
+    assert lines.stop(60)
+
+
+def test_a_server_that_could_not_fetch_a_model_is_not_ready() -> None:
+    """Or it would take the place of one that has it."""
+    shelf = Shelf(tiny=detector("r1"), other=detector("r1", line="other"), broken=BROKEN)
+    shelf.out_of_reach = {"other"}
+    lines = served(shelf)
+    lines.start()
+    assert not lines.ready
+    shelf.out_of_reach = set()
+    lines.refresh("other").result(60)
+    assert lines.ready
+    shelf.files["late"] = detector("r1", line="late")
+    shelf.out_of_reach = {"late"}
+    deadline = time.monotonic() + 60
+    while (late := lines.get("late")) is None or not told(late):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert lines.ready
     assert lines.stop(60)
 
 

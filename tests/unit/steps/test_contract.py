@@ -94,7 +94,7 @@ def test_what_was_whole_and_could_not_be_renamed_is_not_made_again(config, sourc
         raise AssertionError
 
     result = run(config, source, folder, not_again, resumable=True)
-    assert result.summary == "made out.txt"
+    assert result.summary.removesuffix(" (up to date)") == "made out.txt"
     assert sorted(file.name for file in folder.iterdir()) == [MANIFEST, "out.txt"]
     assert (folder / "out.txt").read_text() == source.read_text().upper()
     assert run(config, source, folder, not_again).reused
@@ -112,6 +112,49 @@ def test_outputs_that_were_moved_aside_when_the_process_was_killed_come_back(con
     source.write_text("two")
     assert not run(config, source, folder).reused
     assert (folder / "out.txt").read_text() == "TWO"
+    assert sorted(path.name for path in tmp_path.iterdir() if "evaluate" in path.name) == [".evaluate.lock", "evaluate"]
+
+
+def test_a_replacement_that_was_killed_between_its_renames_is_ended(config, source, tmp_path, monkeypatch):
+    folder = tmp_path / "evaluate"
+    run(config, source, folder)
+    rename = os.rename
+
+    def killed(old, new):
+        if Path(old).name == ".evaluate.partial":
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    def newer(partial):
+        (partial / "out.txt").write_text("NEW")
+        return "made anew"
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, source, folder, newer, force=True)
+    monkeypatch.setattr(os, "rename", rename)
+    assert not folder.exists()
+    result = run(config, source, folder)
+    assert (result.reused, result.summary) == (True, "made anew (up to date)")
+    assert (folder / "out.txt").read_text() == "NEW"
+    assert sorted(path.name for path in tmp_path.iterdir() if "evaluate" in path.name) == [".evaluate.lock", "evaluate"]
+
+
+def test_what_is_left_of_outputs_that_were_being_removed_is_not_taken_for_outputs(
+    config, source, tmp_path, monkeypatch
+):
+    folder = tmp_path / "evaluate"
+    run(config, source, folder)
+    source.write_text("two")
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda path: (Path(path) / "out.txt").unlink())
+        run(config, source, folder)
+    assert (tmp_path / ".evaluate.gone" / MANIFEST).exists()
+    os.rename(folder, tmp_path / "taken away")
+    assert not run(config, source, folder).reused
+    assert (folder / "out.txt").read_text() == "TWO"
+    run(config, source, folder, force=True)
+    assert not (tmp_path / ".evaluate.gone").exists()
 
 
 def test_a_failing_step_leaves_the_old_outputs(config, source, tmp_path):
