@@ -31,7 +31,7 @@ from stlm_core.settings import (
     TeacherConfig,
     ValidateConfig,
 )
-from stlm_core.settings_section import Section
+from stlm_core.settings_section import NO_BEARING, NO_TRACE, Section
 from stlm_core.training_settings import DistillConfig, FaConfig
 
 LINE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
@@ -53,31 +53,11 @@ SECTIONS = (
 )
 # Those that a model depends on; the others say what is done with it and where.
 TRAINED_SECTIONS = tuple(name for name in SECTIONS if name not in ("register", "promote", "resources", "schedule"))
-# Settings of these that say how the work is done, checked or shown, and nothing of the model that comes of it.
-_NO_BEARING = frozenset(
-    {
-        "data.retrain_share",
-        "validate.near_duplicates",
-        "validate.near_duplicate_similarity",
-        "validate.drift",
-        "validate.max_drift",
-        "validate.max_outside",
-        "teacher.shard_views",
-        "distill.checkpoint_every",
-        "fa.checkpoint_every",
-        "evaluate.report_images",
-        "export.latency_runs",
-    }
-)
-
-
-# Settings that no step's outputs depend on, in any way.
-_NO_TRACE = frozenset({"data.retrain_share", "distill.checkpoint_every", "fa.checkpoint_every"})
 
 
 def decides_the_model(setting: str) -> bool:
     """Whether another value of the setting with this dotted name may give another model."""
-    return setting.partition(".")[0] in TRAINED_SECTIONS and setting not in _NO_BEARING
+    return setting.partition(".")[0] in TRAINED_SECTIONS and setting not in NO_BEARING
 
 
 # Those that the bank of images and pseudo anomalies depends on, and those of the teacher's features.
@@ -142,11 +122,11 @@ class LineConfig(Section):
 
     def section_hash(self, *sections: str) -> str:
         """sha256 hex digest of the named sections' values that a step's outputs depend on."""
-        return self._hash(sections, _NO_TRACE)
+        return self._hash(sections, NO_TRACE)
 
     def model_hash(self) -> str:
         """sha256 hex digest of all settings that :func:`decides_the_model` names."""
-        return self._hash(TRAINED_SECTIONS, _NO_BEARING)
+        return self._hash(TRAINED_SECTIONS, NO_BEARING)
 
     def _hash(self, sections: Collection[str], but: Collection[str]) -> str:
         dumped = self.model_dump(mode="json", by_alias=True)

@@ -27,16 +27,13 @@ _FIRST_WAIT, _LONGEST_WAIT = 10.0, 300.0  # seconds until a refused champion is 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A candidate that did not come into service; it is tried again after ``wait`` seconds, at ``until``.
-
-    ``had``: whether its file was had, so that the model itself is to blame.
-    """
+    """A candidate that did not come into service; it is tried again after ``wait`` seconds, at ``until``."""
 
     identity: tuple[str, str]
     why: str
     wait: float
     until: float
-    had: bool
+    had: bool  # its file, so that the model itself is to blame
 
 
 @dataclass
@@ -136,8 +133,8 @@ class Lines:
     def ready(self) -> bool:
         """Whether every line that was named has a model.
 
-        Where all are served, a line that came later or whose model is to blame must not stop the others; but a server
-        that could not fetch a model must not take the place of one that has it.
+        Where all are served, one whose model is to blame or that came later must not stop the others; but a server that
+        could not fetch a model must not take the place of one that has it.
         """
         lines = self.all()
         if self._wanted is not None:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stlm_core.config import (
-    _NO_BEARING,
     SECTIONS,
     TRAINED_SECTIONS,
     as_parameter,
@@ -19,6 +18,7 @@ from stlm_core.config import (
     load_line,
 )
 from stlm_core.errors import UserError
+from stlm_core.settings_section import NO_BEARING
 
 BASE = {
     "defaults": {"distill": {"steps": 10, "batch_size": 2}},
@@ -239,7 +239,7 @@ def test_the_hash_of_the_model_leaves_out_how_the_work_is_done(tmp_path):
         for name in values
     }
     idle = {name for name in known if name.partition(".")[0] in TRAINED_SECTIONS and not decides_the_model(name)}
-    assert idle == _NO_BEARING
+    assert idle == NO_BEARING
 
 
 def test_the_projects_own_params_are_valid(repository):
