@@ -39,8 +39,7 @@ class HighestScores:
 class HeldBack:
     """``examples``: the highest scores of the held-back images, calibrated, highest first: those that are at or above
     the threshold and so decide it (none where it is extrapolated from too few), but at least 4 and at most 8 if there
-    are so many images. ``at_or_above``: how many
-    are.
+    are so many images. ``at_or_above``: how many are.
     """
 
     examples: tuple[Example, ...] = ()

@@ -17,6 +17,18 @@ from stlm_core.steps.contract import MANIFEST, read_manifest
 from stlm_core.steps.workspace import Workspace
 
 
+def trained_on(config: LineConfig) -> dict[str, tuple[str, str]]:
+    """Outputs of earlier steps that both training steps read, by the names in their manifests: step and file."""
+    read = {
+        "bank": ("synthesize", "index.parquet"),
+        "pose": ("synthesize", "pose.json"),
+        "cache": ("cache-teacher", "index.json"),
+    }
+    if config.synthesize.fresh:  # what is drawn anew in every step is not in the bank's index
+        read["textures"] = ("synthesize", "textures.npy")
+    return read
+
+
 def require_trained_as_now(config: LineConfig, workspace: Workspace) -> None:
     """Refuse a detector that was not trained with the present settings, on the images and features that lie here.
 
@@ -30,13 +42,7 @@ def require_trained_as_now(config: LineConfig, workspace: Workspace) -> None:
     if "train-fa" in workspace.overrides:
         require_made_from(trained, "train-fa", config, DETECTOR_SECTIONS, {})
         return
-    seen = {
-        "bank": ("synthesize", "index.parquet"),
-        "pose": ("synthesize", "pose.json"),
-        "cache": ("cache-teacher", "index.json"),
-    }
-    if config.synthesize.fresh:
-        seen["textures"] = ("synthesize", "textures.npy")
+    seen = trained_on(config)
 
     def here(files: Mapping[str, tuple[str, str]]) -> dict[str, Path]:
         found = {name: workspace.folder(step) / file for name, (step, file) in files.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from stlm_core.cache.store import INDEX, FeatureCache
+from stlm_core.cache.store import FeatureCache
 from stlm_core.config import CACHED_SECTIONS, LineConfig
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file, write_json_atomic
@@ -18,13 +18,11 @@ from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.models.tiny_vit import TinyViT
 from stlm_core.seeding import derive_seed
 from stlm_core.steps.contract import read_manifest
-from stlm_core.steps.provenance import other_inputs
+from stlm_core.steps.provenance import other_inputs, trained_on
 from stlm_core.steps.weights import weights_folder
 from stlm_core.steps.workspace import Workspace
-from stlm_core.synthesis.bank import INDEX as BANK_INDEX
 from stlm_core.synthesis.bank import Bank
-from stlm_core.synthesis.packed_textures import TEXTURES
-from stlm_core.synthesis.pose import POSE, read_pose
+from stlm_core.synthesis.pose import read_pose
 from stlm_core.teachers.registry import load_teacher, locate_weights, plain_teacher, teacher_facts
 from stlm_core.training.distributed import Ranks
 from stlm_core.training.fresh import FreshViews
@@ -36,15 +34,8 @@ SELECTION_FILE = "selection.json"
 
 def training_inputs(config: LineConfig, workspace: Workspace) -> dict[str, Path]:
     """Files whose content decides what a training step makes."""
-    found = {
-        "bank": workspace.need("synthesize", BANK_INDEX),
-        "pose": workspace.need("synthesize", POSE),
-        "cache": workspace.need("cache-teacher", INDEX),
-        "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root),
-    }
-    if config.synthesize.fresh:  # what is drawn anew in every step is not in the bank's index
-        found["textures"] = workspace.need("synthesize", TEXTURES)
-    return found
+    found = {name: workspace.need(step, file) for name, (step, file) in trained_on(config).items()}
+    return {**found, "teacher": locate_weights(config.teacher, weights_folder(config.root), config.root)}
 
 
 def open_data(config: LineConfig, workspace: Workspace, ranks: Ranks) -> tuple[Bank, TrainingPairs]:
