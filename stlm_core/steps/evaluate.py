@@ -205,13 +205,15 @@ def _calibration_notes(point: OperatingPoint, calibration: pd.DataFrame) -> list
     alone = calibration["part"] == part
     highest = calibration.loc[~alone, "raw_score"].max()
     outstanding = int((calibration.loc[alone, "raw_score"] > highest).sum())
+    # With one image far above the others the limit lies below it, and the image decides.
+    above_all = point.raw_threshold > calibration["raw_score"].max()
     if part and outstanding > 1 and point.raw_threshold > highest:
-        decides = "widens the spread that sets" if point.extrapolated else "alone decides"
+        decides = "widens the spread that sets" if above_all else "alone decides"
         notes.append(
             f"The {outstanding} highest scores of held-back good images are all of one part, {part}, which {decides} "
             "the threshold. Look at them (calibration.csv): if that part is not good, take it out of the line's images."
         )
-    if point.extrapolated:
+    if above_all:
         notes.append(
             f"The threshold, {point.raw_threshold:.4f} as a raw score, lies above the highest of the few held-back "
             f"good images, {calibration['raw_score'].max():.4f}. The nearer it is to 1, the less will be found; more "

@@ -18,7 +18,7 @@ from stlm_core.data.manifest import Manifest, ManifestRow, build_manifest
 from stlm_core.errors import StlmError, UserError
 from stlm_core.evaluation.evidence import Evidence
 from stlm_core.evaluation.example_files import WRONG, read_examples
-from stlm_core.evaluation.operating_point import OperatingPoint
+from stlm_core.evaluation.operating_point import OperatingPoint, fit_operating_point
 from stlm_core.models.detector import (
     Detector,
     DetectorFacts,
@@ -28,7 +28,7 @@ from stlm_core.models.detector import (
     save_detector,
 )
 from stlm_core.models.remembered import add_remembered
-from stlm_core.steps.evaluate import _facts, evaluate
+from stlm_core.steps.evaluate import _calibration_notes, _facts, evaluate
 from stlm_core.steps.workspace import Workspace
 
 pytestmark = pytest.mark.integration
@@ -123,6 +123,18 @@ def test_the_threshold_counts_parts_and_names_the_one_that_decides(tmp_path: Pat
     mixed = told(list(zip(rising[:4], rising[4:], strict=True)))
     assert "8 held-back good images of 4 parts" in mixed
     assert "are all of one part" not in mixed
+
+
+@pytest.mark.parametrize(("highest", "above"), [(0.121, True), (0.9, False)])
+def test_an_image_far_above_the_few_others_decides_the_threshold(highest: float, above: bool) -> None:
+    scores = np.float32([0.1, 0.11, 0.12] * 4 + [highest - 0.01, highest])
+    parts = [str(number) for number in range(12)] + ["odd"] * 2
+    point = fit_operating_point(scores, 0.05, parts)
+    assert point.extrapolated
+    assert (point.raw_threshold > scores.max()) == above
+    told = " ".join(_calibration_notes(point, pd.DataFrame({"part": parts, "raw_score": scores})))
+    assert ("lies above the highest of the few held-back good images" in told) == above
+    assert ("which alone decides the threshold" in told) != above
 
 
 def test_a_threshold_that_nothing_can_exceed_is_refused_with_the_images_it_comes_from(
