@@ -68,7 +68,7 @@ CACHED_SECTIONS = ("image", "teacher", "model")
 STREAM_SECTIONS = ("image", "synthesize", "teacher", "model", "distill")
 DETECTOR_SECTIONS = ("image", "synthesize", "teacher", "model", "fa")
 
-# Those that a detector is judged by.
+# Those that a detector is judged by; seeds of the training are shown in the report.
 EVALUATED_SECTIONS = ("data", "distill", "fa", "evaluate")
 
 

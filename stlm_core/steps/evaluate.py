@@ -37,8 +37,6 @@ from stlm_core.steps.workspace import Workspace
 from stlm_core.training.optimisation import pick_device
 from stlm_core.training.remember_held_back import HeldBackMemory, plan
 
-# Seeds of the training are shown in the report.
-SECTIONS = EVALUATED_SECTIONS
 METRICS = "metrics.json"
 OPERATING_POINT = "operating_point.json"
 REPORT = "report.html"
@@ -101,7 +99,7 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
         write_bytes_atomic(folder / REPORT, html.encode())
         return _summary(evaluation.metrics)
 
-    return run_step("evaluate", config, SECTIONS, inputs, workspace.folder("evaluate"), work, force=force)
+    return run_step("evaluate", config, EVALUATED_SECTIONS, inputs, workspace.folder("evaluate"), work, force=force)
 
 
 class _Runner:
