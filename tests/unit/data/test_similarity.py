@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from stlm_core.data.inspection import Inspected
 from stlm_core.data.sample_line import write_sample_line
-from stlm_core.data.similarity import find_near_duplicates
+from stlm_core.data.similarity import _features, _pairs, find_near_duplicates
 from stlm_core.data.statistics import image_statistics
 
 THRESHOLD = 0.87  # the default of the settings
@@ -128,6 +128,28 @@ def test_of_several_copies_the_most_similar_is_named(line: list[Inspected], flan
     near, far = row("near.png", jpeg(flanges[1], 95), split="test"), row("z.png", jpeg(flanges[1], 60), split="test")
     found = find_near_duplicates([*line, far, near], THRESHOLD)
     assert found.across[1].index == len(line) + 1
+
+
+@pytest.mark.parametrize("rank", [2, 30, 200], ids="of rank {}".format)
+@pytest.mark.parametrize("threshold", [0.5, THRESHOLD])
+def test_pairs_are_those_of_all_cosines(rank: int, threshold: float) -> None:
+    """The bound on fewer axes leaves no pair out, whether few axes carry a line's images or all of them do."""
+    rng = np.random.default_rng(rank)
+    drawn = rng.normal(size=(1100, rank)) @ rng.normal(size=(rank, 256)) + 0.5 * rng.normal(size=(1100, 256))
+    for spread, copy in zip(np.linspace(0.02, 0.5, 100), range(1000, 1100), strict=True):
+        drawn[copy] = drawn[copy - 1000] + spread * rng.normal(size=256)
+    low, high = drawn.min(), drawn.max()
+    features, _textured = _features(np.rint(255 * (drawn - low) / (high - low)).astype(np.uint8))
+    cosines = features.astype(np.float64) @ features.T.astype(np.float64)
+    expected = {(i, j) for i, j in np.argwhere(np.triu(cosines > threshold, 1)).tolist()}
+    clear = {(i, j) for i, j in expected if cosines[i, j] > threshold + 1e-6}
+
+    found: dict[tuple[int, int], float] = {}
+    for first, second, similarity in _pairs(features, threshold):
+        found.update(zip(zip(first.tolist(), second.tolist(), strict=True), similarity.tolist(), strict=True))
+    assert len(clear) > 20
+    assert clear <= set(found) <= expected | {pair for pair in found if found[pair] < threshold + 1e-6}
+    assert found == pytest.approx({pair: cosines[pair] for pair in found}, abs=1e-5)
 
 
 @pytest.mark.parametrize(("folder", "pairs"), [("mvtec_ad/bottle", 0), ("mvtec_ad/screw", 0)])
