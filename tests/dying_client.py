@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from stlm_core.integrations import registry_lock
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking
 
 
@@ -59,3 +60,8 @@ def die_at_write(
 
     patch.setattr(f"stlm_core.steps.{module}.open_tracking", dying)
     return left
+
+
+def known_to_be_dead(patch: pytest.MonkeyPatch) -> None:
+    """Whoever left something of a lock is gone, as a killed process would be; its stand-in is this process."""
+    patch.setattr(registry_lock, "_is_dead", lambda entry: True)

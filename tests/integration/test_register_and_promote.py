@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dying_client import Killed, die_at_write, known_to_be_dead
 from evidence_data import evidence
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -163,63 +164,23 @@ def test_a_version_that_vanished_from_the_server_is_registered_again(
     assert Registry(tracking, "tiny").at(CHALLENGER) is not None
 
 
-class _Killed(BaseException):
-    """Stands for SIGKILL: nothing in the code under test may catch it and tidy up."""
-
-
-class _DiesAtWrite:
-    """A client that dies at its n-th write, before or after the server has done it."""
-
-    WRITES = ("create_", "log_", "set_", "delete_", "finalize_")
-
-    def __init__(self, client: Any, writes: int, *, after: bool) -> None:
-        self._client, self._left, self._after = client, writes, after
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        if not name.startswith(self.WRITES):
-            return method
-
-        def write(*args: Any, **kwargs: Any) -> Any:
-            self._left -= 1
-            if self._left == 0 and not self._after:
-                raise _Killed
-            result = method(*args, **kwargs)
-            if self._left == 0:
-                raise _Killed
-            return result
-
-        return write
-
-
-def _die(monkeypatch: pytest.MonkeyPatch, module: str, writes: int, *, after: bool) -> None:
-    import contextlib
-
-    @contextlib.contextmanager
-    def dying(root: Path) -> Iterator[Tracking]:
-        with open_tracking(root) as opened:
-            client: Any = _DiesAtWrite(opened.client, writes, after=after)
-            yield Tracking(client, opened.store, opened.artifact_root)
-
-    monkeypatch.setattr(f"stlm_core.steps.{module}.open_tracking", dying)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_between_any_two_writes_a_registration_is_completed(
-    project: tuple[LineConfig, Workspace], tracking: Tracking, after: bool
+    project: tuple[LineConfig, Workspace], tracking: Tracking, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
+    known_to_be_dead(monkeypatch)
     config, workspace = project
     registry = Registry(tracking, "tiny")
     completed = 0
     for writes in range(1, 100):
         digest = write_export(workspace, revision=f"r{writes}")
         with pytest.MonkeyPatch.context() as patch:
-            _die(patch, "register", writes, after=after)
+            die_at_write(patch, "register", writes, after=after)
             try:
                 register(config, workspace)
                 completed = writes
-            except _Killed:
+            except Killed:
                 pass
         register(config, workspace)
         version = registry.at(CHALLENGER)
@@ -511,10 +472,10 @@ def test_the_champion_registered_again_does_not_challenge_itself(project: tuple[
 
 def _promote_killed(config: LineConfig, command: str, writes: int, *, after: bool) -> bool:
     with pytest.MonkeyPatch.context() as patch:
-        _die(patch, "promote", writes, after=after)
+        die_at_write(patch, "promote", writes, after=after)
         try:
             (promote if command == "promote" else rollback)(config)
-        except _Killed:
+        except Killed:
             return True
     return False
 
@@ -522,8 +483,9 @@ def _promote_killed(config: LineConfig, command: str, writes: int, *, after: boo
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_between_any_two_writes_a_promotion_is_completed(
-    project: tuple[LineConfig, Workspace], after: bool
+    project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
+    known_to_be_dead(monkeypatch)
     config, _ = project
     champion = _register(project, "r0")
     promote(config)
@@ -545,8 +507,9 @@ def test_killed_between_any_two_writes_a_promotion_is_completed(
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_between_any_two_writes_a_rollback_is_completed(
-    project: tuple[LineConfig, Workspace], after: bool
+    project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
+    known_to_be_dead(monkeypatch)
     config, _ = project
     _register(project, "a")
     promote(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dying_client import Killed, die_at_write
+from dying_client import Killed, die_at_write, known_to_be_dead
 from mlflow_server import mlflow_server
 from registry_project import CURVE_STEPS, make_project, write_export
 from typer.testing import CliRunner
@@ -24,7 +23,6 @@ from stlm_core.cli.main import app
 from stlm_core.config import LineConfig
 from stlm_core.errors import StlmError, UserError
 from stlm_core.files import sha256_file
-from stlm_core.integrations import mlflow_registry, registry_lock
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version
 from stlm_core.integrity import SIGNING_KEY, VERIFY_KEY, make_keys
@@ -271,9 +269,7 @@ def test_killed_between_any_two_writes_a_copy_is_completed(
 ) -> None:
     config, _ = project
     digest = everything_in(config, None)["versions"][1]["onnx_sha256"]
-    # The process lives on, so what it left of a lock counts until its time is over.
-    monkeypatch.setattr(registry_lock, "CLOCK_SKEW", 0.5)
-    monkeypatch.setattr(mlflow_registry, "bakery_lock", functools.partial(registry_lock.bakery_lock, lease=3.0))
+    known_to_be_dead(monkeypatch)
     for writes in range(1, 100):
         root = tmp_path / f"target-{writes}"
         root.mkdir()
