@@ -40,7 +40,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: install .dvc/config.local ## The sample line from nothing to a promoted model, and its table
 	stlm sample
-	stlm weights fetch efficientnet_lite0 lite_medsam
+	stlm weights fetch efficientnet_lite0
 	dvc repro $(addsuffix @sample,$(STEPS))
 	# A champion that stays, or waits for a person to decide, is no failure.
 	stlm promote --line sample || [ $$? -ge 3 ]

@@ -70,5 +70,5 @@ def verify_command(
         typer.echo(f"{file.entry.name}: ok ({file.path})")
     if not whole:
         typer.echo(
-            f"{folder}: holds no weights yet; get the defaults with `stlm weights fetch efficientnet_lite0 lite_medsam`"
+            f"{folder}: holds no weights yet; get those of profile `fast` with `stlm weights fetch efficientnet_lite0`"
         )

@@ -55,7 +55,7 @@ def write_sample_line(
     jobs += [("test", kind, index) for kind in DEFECT_TYPES for index in range(per_defect)]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp") as name:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".sample-line.", suffix=".tmp") as name:
             partial = Path(name) / "line"
             _run(lambda job: _write_one(partial, seed, *job), jobs)
             write_json_atomic(

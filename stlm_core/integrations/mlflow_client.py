@@ -21,7 +21,8 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _REGISTRY_VARIABLE = "MLFLOW_REGISTRY_URI"
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
-_USERINFO = re.compile(r"://[^/\s]*@")  # to the last @, which may be in the password, too
+# To the last @, which may be in the password, too; so may a slash in a database's address, but a port is no password.
+_USERINFO = re.compile(r"://(?:[^/\s:@]*:(?!\d{1,5}/)\S*@|[^/\s]*@)")
 # MLflow's own defaults keep trying an absent server for minutes.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",

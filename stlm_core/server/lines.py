@@ -123,7 +123,7 @@ class Lines:
 
     def all(self) -> list[Line]:
         """The lines, by name."""
-        return [self._lines[name] for name in sorted(self._lines)]
+        return sorted(self._lines.values(), key=lambda line: line.name)  # a copy first: the thread may add one
 
     def get(self, name: str) -> Line | None:
         """One line; None if it is not served here."""
