@@ -33,9 +33,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11, or name it with PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make: $(PYTHON) is not Python 3.11; name one with PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3.11-venv" >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	"$(BIN)/python" -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
+	"$(BIN)/python" -m pip install --quiet --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	"$(BIN)/python" -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 demo: install .dvc/config.local ## The sample line from nothing to a promoted model, and its table
@@ -55,7 +55,7 @@ BENCH_OUT ?= outputs/bench
 bench: install ## Time the parts side by side with their alternatives; JSON in outputs/bench (BENCH_OUT=)
 	@mkdir -p $(BENCH_OUT)
 	@set -e; for name in $(BENCHMARKS); do \
-		echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json $(BENCH_OUT)/$$name.json; done
+		echo "== $$name"; "$(BIN)/python" benchmarks/$$name.py --json $(BENCH_OUT)/$$name.json; done
 
 # A checkout without git (an archive, an image) works too.
 .dvc/config.local:
@@ -65,14 +65,14 @@ bench: install ## Time the parts side by side with their alternatives; JSON in o
 TEST_WORKERS ?= auto
 IN_PARALLEL := -n $(TEST_WORKERS) --maxprocesses 4 --dist worksteal
 test: install ## The fast tests (TEST_WORKERS=)
-	$(BIN)/python -m pytest $(IN_PARALLEL)
+	"$(BIN)/python" -m pytest $(IN_PARALLEL)
 
 test-slow: install ## The slow tests: real training, real data, DVC's decisions
-	$(BIN)/python -m pytest -m slow $(IN_PARALLEL)
+	"$(BIN)/python" -m pytest -m slow $(IN_PARALLEL)
 
 # SKIPPED when there is no container engine, or no root to install one: pytest says so.
 test-containers: install ## The pipeline in real containers; needs Docker and the images
-	$(BIN)/python -m pytest -m containers
+	"$(BIN)/python" -m pytest -m containers
 
 lint: install ## Style, types and import rules
 	ruff check .
@@ -105,10 +105,10 @@ sbom: ## Copy the parts lists (CycloneDX) out of the images into dist/ (SBOM_IMA
 	infra/docker/sbom.sh $(SBOM_IMAGES)
 
 pipeline-local: install images ## The compiled training pipeline in containers on this machine (LINE=sample)
-	$(BIN)/python -m pipelines local --line $(LINE)
+	"$(BIN)/python" -m pipelines local --line $(LINE)
 
 validate-infra: install ## Check the cluster's manifests and the compose file offline
-	$(BIN)/python -m pytest tests/contract -k "infra or compose"
+	"$(BIN)/python" -m pytest tests/contract -k "infra or compose"
 
 ui: install ## MLflow on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -36,6 +36,8 @@ FROM runtime AS postgres
 COPY --from=postgres-packages /opt/stlm /opt/stlm
 ENV PGDATA=/var/lib/postgresql/data/pgdata
 EXPOSE 5432
+# The default, SIGTERM, waits for sessions that MLflow keeps open, and turns away new ones meanwhile.
+STOPSIGNAL SIGINT
 CMD ["postgres.sh"]
 
 FROM runtime AS seaweedfs

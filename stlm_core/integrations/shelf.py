@@ -51,6 +51,8 @@ class Shelf:
             raise UserError(f"{self.url}: must be a folder or s3://bucket/prefix, without credentials")
         elif not Path(url).is_dir():
             raise UserError(f"{self.url}: no such folder; mount it or make it")
+        else:
+            self.url = url.rstrip("/") or "/"  # an `@`, `?` or `#` in the path of a folder guards no secret
 
     def read(self, name: str, most: int) -> bytes | None:
         """The file's content; None if there is none.

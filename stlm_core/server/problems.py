@@ -82,6 +82,9 @@ async def on_problem(request: Request, error: Exception) -> JSONResponse:
     return answer(request.state.request_id, error)
 
 
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     """Handler of FastAPI's validation errors: the first wrong parameter in one sentence."""
     assert isinstance(error, RequestValidationError)
@@ -102,5 +105,6 @@ async def on_http(request: Request, error: Exception) -> JSONResponse:
 
 def _methods(request: Request) -> list[str]:
     """All methods of an address; the router itself names those of the first route that it finds."""
-    found = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in found for method in getattr(route, "methods", None) or ()})
+    routes = request.app.routes
+    asked = ({**request.scope, "method": method} for method in _METHODS)
+    return [scope["method"] for scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]

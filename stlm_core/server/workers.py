@@ -58,7 +58,13 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, loop: asyncio.AbstractEventLoop, job: Callable[[], T]) -> Future[T]:
-        future = self._pool.submit(job)
+        held = [job]  # the pool keeps what is cancelled until a thread comes to it; its image must not stay with it
+
+        def run() -> T:
+            return held.pop()()
+
+        future = self._pool.submit(run)
+        future.add_done_callback(lambda _: held.clear())
         self._count(+1)
         future.add_done_callback(lambda _: self._give_back(loop))
         return future

@@ -96,7 +96,8 @@ def _version(config: LineConfig, pointer: Path, remote: str) -> LineVersion:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise UserError(f"{error}; track the images with `dvc add {name.removesuffix('.dvc')}`") from None
-    return LineVersion(config.name, revision, config.data, plain_address(remote), name, files)
+    told = plain_address(remote) if "://" in remote else remote  # the path of a folder guards no secret
+    return LineVersion(config.name, revision, config.data, told, name, files)
 
 
 def _check_paths(config: LineConfig) -> None:

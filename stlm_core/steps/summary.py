@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def mlflow_door(config: LineConfig) -> str:
     uri = without_credentials(tracking_uri(config.root))
     if not uri.startswith("sqlite:"):
         return uri
-    return f"mlflow ui --backend-store-uri {uri}   (then open http://127.0.0.1:5000)"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}   (then open http://127.0.0.1:5000)"
 
 
 def _share(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,22 @@ def test_make_targets_exist(repository: Path) -> None:
     ]
     assert {"demo", "test"} <= set(used)
     assert set(used) <= targets
+
+
+def test_make_works_in_a_folder_whose_name_has_a_space(repository: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my project"
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "python $*"\n')
+    python.chmod(0o755)
+    shutil.copy(repository / "Makefile", folder)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (folder / name).touch()
+    for target in ("install", "test", "test-slow", "test-containers"):
+        fake = ["PYTHON=true", "TEST_WORKERS=2"]
+        done = subprocess.run(["make", target, *fake], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "python -m" in done.stdout
 
 
 def test_stlm_commands_exist(repository: Path) -> None:

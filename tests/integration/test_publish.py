@@ -25,6 +25,7 @@ from stlm_core.steps.packed_images import unpack_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]  # every test starts DVC several times
 SAMPLE = "sample"
+SHELF = "plant@2 #1"  # no address, though it looks like parts of one
 RULES = {"min_train_images": 2, "near_duplicates": "off", "drift": "warn"}
 
 
@@ -46,8 +47,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
 @pytest.fixture
 def project(tmp_path: Path) -> VersionedProject:
     """A project with an untracked line ``sample`` that has no catalogue, and ``STLM_DATA_URL`` in a folder."""
-    (tmp_path / "shelf").mkdir()
-    made = make_project(tmp_path / "project", {"STLM_DATA_URL": str(tmp_path / "shelf")})
+    (tmp_path / SHELF).mkdir()
+    made = make_project(tmp_path / "project", {"STLM_DATA_URL": str(tmp_path / SHELF)})
     mvtec_dataset(made.folder / "data" / SAMPLE, train=8)
     (made.folder / ".gitignore").write_text("/data/?*\n!/data/lines/\n!/data/*.dvc\n")
     tree = yaml.safe_load((made.folder / "params.yaml").read_text())
@@ -219,7 +220,7 @@ def test_what_is_not_publishable(project: VersionedProject, tmp_path: Path) -> N
         assert "lines.sample.data.path: " in (said := publish())
         assert "a cluster only gets what lies in the project's folder" in said
     (project.folder / "params.yaml").write_text(text)
-    assert list((tmp_path / "shelf").iterdir()) == []
+    assert list((tmp_path / SHELF).iterdir()) == []
     for number, path in enumerate((f"data/{SAMPLE}", f"data/{SAMPLE}/", f"./data/{SAMPLE}")):  # one and the same
         (project.folder / "params.yaml").write_text(text.replace(f"path: data/{SAMPLE}", f"path: {path}"))
         said = done(project.stlm("data", "publish", "--line", SAMPLE))
@@ -239,13 +240,13 @@ def test_images_that_are_not_the_catalogued_ones_are_neither_published_nor_fetch
     assert "1 of 12 catalogued images or their masks are missing or changed (train/good/000.png)" in said
     assert "take the change in with `stlm lines update`" in said
 
-    version = find_version("bolts", url=str(tmp_path / "shelf"))  # made up: that catalogue with the new images
+    version = find_version("bolts", url=str(tmp_path / SHELF))  # made up: that catalogue with the new images
     project.dvc("push", "--quiet")
     pointer = (project.folder / version.pointer).read_bytes()
     files = dict(version.files) | {version.pointer: pointer}
     revision = f"{pointer.split()[3].decode().removesuffix('.dir')}-{version.revision.split('-')[1]}"
     made_up = LineVersion("bolts", revision, version.data, version.remote, version.pointer, files)
-    (tmp_path / "shelf" / "lines" / "bolts" / f"{revision}.tar").write_bytes(made_up.to_bytes())
+    (tmp_path / SHELF / "lines" / "bolts" / f"{revision}.tar").write_bytes(made_up.to_bytes())
     out = cluster.folder / "images.tar"
     said = refused(cluster.stlm("fetch-images", "--line", "bolts", "--out", str(out), "--revision", revision))
     assert "(train/good/000.png)" in said
@@ -257,7 +258,7 @@ def test_a_killed_publication_leaves_the_version_before_in_force(
 ) -> None:
     track_sample(project, tmp_path / "remote")
     done(project.stlm("data", "publish", "--line", SAMPLE))
-    shelf = tmp_path / "shelf" / "lines" / SAMPLE
+    shelf = tmp_path / SHELF / "lines" / SAMPLE
     old = (shelf / "latest").read_text()
     photograph(project.folder / "data" / SAMPLE / "train" / "good" / "new.png", 77)
     track_sample(project)
@@ -292,13 +293,13 @@ main()
 def test_settings_alone_are_published_under_the_same_name(project: VersionedProject, tmp_path: Path) -> None:
     track_sample(project, tmp_path / "remote")
     done(project.stlm("data", "publish", "--line", SAMPLE))
-    before = find_version(SAMPLE, url=str(tmp_path / "shelf"))
+    before = find_version(SAMPLE, url=str(tmp_path / SHELF))
     text = (project.folder / "params.yaml").read_text()
     (project.folder / "params.yaml").write_text(
         text.replace(f"path: data/{SAMPLE}", f"path: data/{SAMPLE}\n      seed: 5")
     )
     assert " published: " in done(project.stlm("data", "publish", "--line", SAMPLE))
-    after = find_version(SAMPLE, url=str(tmp_path / "shelf"))
+    after = find_version(SAMPLE, url=str(tmp_path / SHELF))
     assert (before.revision, before.data.seed, after.revision, after.data.seed) == (
         before.revision,
         0,

@@ -35,6 +35,10 @@ function askForKey(wrong) {
 export async function call(path, options = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
+    if (key && !/^[!-~]+$/.test(key)) { // no header can hold it, and no server has such a key
+      await askForKey(true);
+      continue;
+    }
     const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
     let response;
     try {

@@ -206,6 +206,20 @@ def test_bad_input_is_one_sentence(bad: Bad, file_server: Server) -> None:
     assert file_server.inspect(png()).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/v1/lines", "GET"),
+        ("PUT", "/v1/recent", "DELETE, GET"),
+        ("GET", "/v1/lines/tiny/inspect", "POST"),
+        ("POST", "/healthz", "GET"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allowed: str, file_server: Server) -> None:
+    answer = file_server.client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 def test_bytes_that_are_no_http_get_the_same_shape(file_server: Server) -> None:
     address = urlsplit(file_server.url)
     assert address.hostname is not None
