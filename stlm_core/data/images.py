@@ -222,7 +222,9 @@ def _check_png(content: bytes) -> None:
 
 
 def stored_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image, 1 where there is none."""
+    """The EXIF orientation of an opened image, 1 where there is none or where Pillow itself applies it."""
+    if image.format == "TIFF":
+        return 1
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block does not make the pixels unusable

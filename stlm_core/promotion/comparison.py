@@ -50,7 +50,7 @@ def _too_few(common: Common, policy: PromoteConfig) -> Check:
 
 
 def _non_inferiority(difference: Difference, champion: int, policy: PromoteConfig) -> Check:
-    margin = policy.max_regression if difference.name in RANKINGS else policy.max_rate_regression
+    margin = margin_of(difference.name, policy)
     title, new, old = TITLES[difference.name], difference.challenger, difference.champion
     numbers = {"challenger": new, "champion": old, "low": difference.low, "high": difference.high, "margin": margin}
     told = f"{title} {new:.4f} against {old:.4f} of champion {champion}: {_change(difference.value)}"
@@ -60,6 +60,11 @@ def _non_inferiority(difference: Difference, champion: int, policy: PromoteConfi
     if difference.high < -margin - _ROUNDING:
         return Check(title, "fail", f"{told} ({between}), beyond the margin {margin:.4f}", numbers)
     return Check(title, "unsure", f"{told} ({between}): too uncertain for the margin {margin:.4f}", numbers)
+
+
+def margin_of(name: str, policy: PromoteConfig) -> float:
+    """What may be lost of a figure: rankings and rates have margins of their own."""
+    return policy.max_regression if name in RANKINGS else policy.max_rate_regression
 
 
 def _change(value: float) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from stlm_core.evaluation.intervals import binomial_low
 from stlm_core.promote_settings import PromoteConfig
 from stlm_core.promotion.candidate import Candidate, Check, Decision
-from stlm_core.promotion.comparison import TITLES, compare
+from stlm_core.promotion.comparison import TITLES, compare, margin_of
 from stlm_core.promotion.pairing import Common, common_images, distinct
 
 COMPARED = ("image_auroc", "aupro_30", "recall_at_budget")
@@ -43,7 +43,7 @@ def decide(challenger: Candidate, champion: Candidate | None, policy: PromoteCon
         checks += compare(common, champion.version, policy)
         warnings += [*common.warnings, *_without_defects(common)]
     else:
-        checks += _points(challenger, champion, policy.max_regression)
+        checks += _points(challenger, champion, policy)
     return Decision(tuple(checks), tuple(warnings), policy.undecided)
 
 
@@ -144,7 +144,7 @@ def _without_defects(common: Common) -> Iterator[str]:
         yield "there are no defective test images: only good parts were compared"
 
 
-def _points(challenger: Candidate, champion: Candidate, margin: float) -> Iterator[Check]:
+def _points(challenger: Candidate, champion: Candidate, policy: PromoteConfig) -> Iterator[Check]:
     """Without verdicts on single images: the figures alone, which cannot tell a difference from chance."""
     if not challenger.test_sha256 or challenger.test_sha256 != champion.test_sha256:
         yield Check(
@@ -159,7 +159,7 @@ def _points(challenger: Candidate, champion: Candidate, margin: float) -> Iterat
         told = f"champion {champion.version} has neither figures nor verdicts on single images to compare with"
         yield Check("figures to compare", "unsure", told)
     for name, old in before.items():
-        title, new = TITLES[name], measured(challenger, name)
+        title, new, margin = TITLES[name], measured(challenger, name), margin_of(name, policy)
         if new is None:
             yield Check(title, "fail", f"{title} was not measured, champion {champion.version} has {old:.4f}")
             continue

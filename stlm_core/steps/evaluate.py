@@ -73,15 +73,16 @@ def evaluate(config: LineConfig, workspace: Workspace, *, force: bool = False) -
             )
         device = pick_device()
         detector = load_detector(inputs["detector"], config.evaluate.top_pixels, config.evaluate.map_source).to(device)
-        total = len(manifest.calibration()) + len(manifest.test())
-        if asks := asks_memory(detector.facts, detector.map_source):
-            total += len(manifest.calibration())
+        asks = asks_memory(detector.facts, detector.map_source)
+        total = len(manifest.calibration()) * (2 if asks else 1) + len(manifest.test())
         with progress(f"evaluate {config.name}", total) as shown:
             runner = _Runner(config, manifest, detector, device, shown)
             calibration, remembered = runner.remembered_scores() if asks else runner.calibration_scores()
             save_remembered(folder / REMEMBERED, remembered)
             add_remembered(detector, folder / REMEMBERED)
-            raw, parts = calibration["raw_score"].to_numpy(), calibration["part"].tolist()
+            raw = calibration["raw_score"].to_numpy()
+            hashes = {row.path: row.sha256 for row in manifest.calibration()}  # copies of one file are one part
+            parts = [part or hashes[path] for part, path in zip(calibration["part"], calibration["path"], strict=True)]
             point = fit_operating_point(raw, config.evaluate.false_reject_budget, parts)
             _require_room_above(point, calibration, config.name)
             evaluation = evaluate_predictions(
@@ -226,8 +227,7 @@ def _write_tables(folder: Path, evaluation: Evaluation, calibration: pd.DataFram
     tables = {"images.csv": evaluation.images, "defects.csv": evaluation.defects, "calibration.csv": calibration}
     for name, columns in _CURVES.items():
         # A curve that is not defined is a file without rows, so that plots always find their file.
-        empty = pd.DataFrame(columns=[*columns, "threshold"])
-        tables[f"curves/{name}.csv"] = evaluation.curves.get(name, empty)
+        tables[f"curves/{name}.csv"] = evaluation.curves.get(name, pd.DataFrame(columns=[*columns, "threshold"]))
     for name, table in tables.items():
         write_bytes_atomic(folder / name, table.to_csv(index=False, lineterminator="\n").encode())
 

@@ -14,6 +14,8 @@ from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.integrations.mlflow_registry import (
     CHALLENGER,
     CHAMPION,
+    KEPT,
+    NEEDS_HUMAN,
     PREVIOUS,
     REJECTED,
     REPLACES,
@@ -29,9 +31,7 @@ from stlm_core.steps.promotion_records import keep_decision, keep_reference
 _LONGEST_REASON = 1000  # characters
 _LONGEST_TAG = 4500  # characters; MLflow takes 5000
 _ATTEMPTS = 5
-_KEPT = ("kept_at", "kept_reason")
-_HUMAN = ("needs_human_at", "needs_human_reason")
-_WAITING = (*_KEPT, *_HUMAN, *REJECTED)
+_WAITING = (*KEPT, *NEEDS_HUMAN, *REJECTED)
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,10 @@ def _outcome(
         before = _before(registry, champion) if champion else None
         return Promotion(config.name, "already", old, None, before.number if before else None, (), dry_run)
     force, reason = forced
-    reasons = (f"forced: {reason}", *decision.reasons) if force else decision.reasons
+    reasons = decision.reasons
     if decision.promote or force:
+        if reason:
+            reasons = (f"forced: {reason}" if force else reason, *reasons)
         return Promotion(config.name, "promoted", challenger.number, challenger.number, old, reasons, dry_run, decision)
     outcome: Literal["kept", "needs-human"] = "needs-human" if decision.outcome == "needs-human" else "kept"
     previous = registry.aliases().get(PREVIOUS)
@@ -213,7 +215,7 @@ def _carry_out(
         registry.point(CHALLENGER, None)
         registry.untag(challenger.number, *ROLLED_BACK, *_WAITING)
         return
-    chosen, other = (_HUMAN, _KEPT) if result.outcome == "needs-human" else (_KEPT, _HUMAN)
+    chosen, other = (NEEDS_HUMAN, KEPT) if result.outcome == "needs-human" else (KEPT, NEEDS_HUMAN)
     registry.tag(challenger.number, dict(zip(chosen, (_now(), reasons), strict=True)))
     registry.untag(challenger.number, *other)
 

@@ -13,7 +13,17 @@ from stlm_core.errors import UserError
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
 from stlm_core.files import read_json_object, sha256_bytes, sha256_file, write_json_atomic
 from stlm_core.integrations.mlflow_client import Tracking, open_tracking, without_credentials
-from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, REJECTED, Registry, Version, registry_lock
+from stlm_core.integrations.mlflow_registry import (
+    CHALLENGER,
+    CHAMPION,
+    KEPT,
+    NEEDS_HUMAN,
+    REJECTED,
+    ROLLED_BACK,
+    Registry,
+    Version,
+    registry_lock,
+)
 from stlm_core.integrations.mlflow_run import RunContent, finish_run
 from stlm_core.integrations.revision import data_revision as revision_of_data
 from stlm_core.integrations.revision import dvc_revision, git_revision
@@ -54,7 +64,8 @@ def register(
     The same export registered again is the same version, whatever happened in between: a registration that was
     killed is completed. Outputs that are up to date are still checked against the server. Where ``STLM_SIGNING_KEY``
     names a private key the version is signed, one that was registered before, too. A version that somebody rejected
-    does not become the challenger again.
+    or that was withdrawn does not become the challenger again, nor does one that was registered from here before: what
+    waits now, or is in service, came later.
 
     Args:
         force: do it although the outputs are up to date, and propose the version although it was rejected.
@@ -99,7 +110,7 @@ def register(
 
         def work(partial: Path) -> str:
             with registry_lock(config.root, config.name):
-                record, summary = _register(tracking, config, inputs, made_from, force=force)
+                record, summary = _register(tracking, config, inputs, made_from, _recorded(folder), force=force)
             write_json_atomic(partial / REGISTRATION, record)
             return summary
 
@@ -107,7 +118,13 @@ def register(
 
 
 def _register(
-    tracking: Tracking, config: LineConfig, inputs: dict[str, Path], made_from: Mapping[str, str], *, force: bool
+    tracking: Tracking,
+    config: LineConfig,
+    inputs: dict[str, Path],
+    made_from: Mapping[str, str],
+    recorded: tuple[int, str, str] | None,
+    *,
+    force: bool,
 ) -> tuple[dict[str, Any], str]:
     content = run_content(config, inputs, made_from)
     registry = Registry(tracking, config.name)
@@ -124,12 +141,15 @@ def _register(
             )
         else:  # other inputs may make the same file, and the key may be new
             registry.tag(version.number, _changed(version, current))
-        in_service = registry.aliases().get(CHAMPION) == version.number
-        rejected = not in_service and not force and REJECTED[0] in version.tags
-        if not in_service and not rejected:
-            registry.untag(version.number, *REJECTED)
+        aliases = registry.aliases()
+        alias = next((one for one in (CHAMPION, CHALLENGER) if aliases.get(one) == version.number), "")
+        out = () if alias or force else next((tags for tags in (REJECTED, ROLLED_BACK) if tags[0] in version.tags), ())
+        # What was proposed from here is not proposed again because the step runs again: another may wait by now.
+        again = reused and recorded == (version.number, tracking.store, content.onnx_sha256)
+        if alias != CHAMPION and (force or not (alias or out or again)):
+            registry.untag(version.number, *REJECTED, *KEPT, *NEEDS_HUMAN)
             registry.point(CHALLENGER, version.number)
-    alias = CHAMPION if in_service else "" if rejected else CHALLENGER
+            alias = CHALLENGER
     record = {
         "line": config.name,
         "model": registry.name,
@@ -142,22 +162,32 @@ def _register(
         "store": tracking.store,
     }
     how = "was registered already" if reused else "registered"
-    if rejected:
-        why = version.tags.get(REJECTED[-1], "")
-        stands = f"and rejected: {why}; it stays out unless `stlm register --force` proposes it again"
-        return record, f"{registry.name} version {version.number} {how} {stands} ({tracking.store})"
-    return record, f"{registry.name} version {version.number} {how}, {alias} ({tracking.store})"
+    if out:
+        how += f" and {'rejected' if out is REJECTED else 'withdrawn'}: {version.tags.get(out[-1], '')}; it stays out "
+        how += "unless `stlm register --force` proposes it again"
+    elif not alias:
+        how += "; it was proposed before, so only `stlm register --force` proposes it again"
+    else:
+        how += f", {alias}"
+    return record, f"{registry.name} version {version.number} {how} ({tracking.store})"
 
 
 def _still_there(tracking: Tracking, config: LineConfig, folder: Path, tags: Mapping[str, str]) -> bool:
     """Whether the version that was registered is in this store, with these tags."""
+    recorded = _recorded(folder)
+    if recorded is None:
+        return False
+    version: Version | None = Registry(tracking, config.name).version(recorded[0])
+    return version is not None and recorded[1] == tracking.store and _has_tags(version, tags)
+
+
+def _recorded(folder: Path) -> tuple[int, str, str] | None:
+    """Version, store and hash of what was registered from ``folder``; None if nothing was."""
     try:
         record = json.loads((folder / REGISTRATION).read_text(encoding="utf-8"))
-        number, store = int(record["version"]), record["store"]
+        return int(record["version"]), record["store"], record["onnx_sha256"]
     except (OSError, ValueError, LookupError, TypeError):
-        return False
-    version: Version | None = Registry(tracking, config.name).version(number)
-    return version is not None and store == tracking.store and _has_tags(version, tags)
+        return None
 
 
 def _has_tags(version: Version, tags: Mapping[str, str]) -> bool:

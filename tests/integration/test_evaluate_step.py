@@ -266,6 +266,7 @@ def test_a_part_and_the_copies_of_an_image_are_scored_without_each_other(tmp_pat
     added = load_file(output / "remembered.safetensors")["vectors"].split(3)
     scores = pd.read_csv(output / "calibration.csv").set_index("path")["raw_score"]
     order = list(scores.index)
+    assert json.loads((output / "operating_point.json").read_text())["calibration_parts"] == len(order) - 2
     for together in ((first, second), (third, fourth)):
         detector = load_detector(workspace.need("train-fa", "detector.safetensors"), 40, config.evaluate.map_source)
         assert detector.memory is not None

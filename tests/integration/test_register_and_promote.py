@@ -328,6 +328,58 @@ def test_a_rejected_version_does_not_come_back_from_another_checkout(
     assert "rejected_at" not in again.tags
 
 
+def test_a_mere_rerun_proposes_nothing_again(project: tuple[LineConfig, Workspace], tmp_path: Path) -> None:
+    """The step runs again when the validation's report has changed; meanwhile another checkout has gone on."""
+    config, workspace = project
+    _register(project, "r1")
+    promote(config)
+    folder = workspace.folder("register")
+    shutil.copytree(folder, tmp_path / "of r1")
+    _register(project, "r2")
+    promote(config)
+    write_export(workspace, revision="r1")
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "of r1", folder)
+    (workspace.folder("validate") / "validation.json").write_text('{"success": true, "later": true}')
+    result = register(config, workspace)
+    assert not result.reused
+    assert "version 1 was registered already; it was proposed before" in result.summary
+    assert _record(workspace)["alias"] == ""
+    assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1}
+    assert "challenger" in register(config, workspace, force=True).summary
+    assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1, CHALLENGER: 1}
+
+
+def test_a_withdrawn_version_does_not_come_back_by_itself(project: tuple[LineConfig, Workspace]) -> None:
+    config, workspace = project
+    _challenge(project)
+    promote(config)
+    rollback(config, reason="too many rejects")
+    shutil.rmtree(workspace.folder("register"))
+    result = register(config, workspace)
+    assert "version 2 was registered already and withdrawn: too many rejects" in result.summary
+    assert _aliases(config) == {CHAMPION: 1}
+
+
+def test_a_reason_is_kept_with_what_it_promoted(project: tuple[LineConfig, Workspace], tracking: Tracking) -> None:
+    config, _ = project
+    _register(project, "r1")
+    assert promote(config, reason="agreed with quality, ticket 4711").outcome == "promoted"
+    version = Registry(tracking, "tiny").at(CHAMPION)
+    assert version is not None
+    assert version.tags["promotion_reason"].startswith("agreed with quality, ticket 4711")
+
+
+def test_what_is_proposed_anew_has_no_verdict_yet(project: tuple[LineConfig, Workspace], tracking: Tracking) -> None:
+    config, workspace = project
+    _challenge(project, recall_at_budget=0.2)
+    assert promote(config).outcome == "kept"
+    register(config, workspace, force=True)
+    version = Registry(tracking, "tiny").at(CHALLENGER)
+    assert version is not None
+    assert not {"kept_at", "kept_reason"} & set(version.tags)
+
+
 def test_a_worse_challenger_is_kept_back_with_its_reasons(
     project: tuple[LineConfig, Workspace], tracking: Tracking
 ) -> None:

@@ -47,11 +47,12 @@ def test_rgb_and_grey_are_decoded_exactly(tmp_path: Path) -> None:
     assert grey.flags.writeable
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(Image.fromarray(PIXELS), tmp_path / "a.png", exif=exif)
+    path = save(Image.fromarray(PIXELS), tmp_path / f"a.{suffix}", exif=exif)
     expected = {
         1: PIXELS,
         2: PIXELS[:, ::-1],

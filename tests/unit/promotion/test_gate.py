@@ -286,14 +286,18 @@ def test_without_floors_and_ceilings_nothing_is_asked_for() -> None:
 class TestWithoutEvidence:
     """Versions from before there was any: the figures alone."""
 
-    @pytest.mark.parametrize("name", COMPARED)
-    def test_a_loss_beyond_the_margin_keeps_the_champion_and_a_smaller_one_asks(self, name: str) -> None:
+    @pytest.mark.parametrize(
+        ("name", "margin"), [("image_auroc", 0.01), ("aupro_30", 0.01), ("recall_at_budget", 0.03)]
+    )
+    def test_a_loss_beyond_the_margin_keeps_the_champion_and_a_smaller_one_asks(self, name: str, margin: float) -> None:
+        assert name in COMPARED
+        policy = PromoteConfig(min_image_auroc=None)
         old = CHAMPION.metrics[name]
-        assert decide(_with(GOOD, **{name: old}), CHAMPION, POLICY).outcome == "promote"
-        assert decide(_with(GOOD, **{name: old - 0.01}), CHAMPION, POLICY).outcome == "needs-human"
-        decision = decide(_with(GOOD, **{name: old - 0.011}), CHAMPION, POLICY)
+        assert decide(_with(GOOD, **{name: old}), CHAMPION, policy).outcome == "promote"
+        assert decide(_with(GOOD, **{name: old - margin}), CHAMPION, policy).outcome == "needs-human"
+        decision = decide(_with(GOOD, **{name: old - margin - 0.001}), CHAMPION, policy)
         assert decision.outcome == "keep"
-        assert "a loss of 0.0110, more than the margin 0.0100" in decision.reasons[0]
+        assert f"a loss of {margin + 0.001:.4f}, more than the margin {margin:.4f}" in decision.reasons[0]
 
     def test_a_metric_that_only_the_champion_has_counts_as_lost(self) -> None:
         challenger = replace(GOOD, metrics={"image_auroc": 0.99, "recall_at_budget": 0.9})
