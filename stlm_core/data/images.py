@@ -27,6 +27,7 @@ _JPEG_FORMATS = frozenset({"JPEG", "MPO"})  # Pillow's name for a JPEG with furt
 _HIGH_DEPTH_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _DIRECT_MODES = frozenset({"P", "RGBX", "CMYK", "YCbCr"})
+_ROWS = 256  # resized at a time in floating point
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -146,6 +147,24 @@ def resize_to(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if image.shape[:2] == (size, size):
         return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8).copy()
+
+
+def resize_exactly(image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """As :func:`resize_to` without rounding: float32 (size, size, 3) in [0, 255], as the detector itself resizes.
+
+    Whole levels are not enough where a surface is smooth: averaging takes the camera's noise away, and of what is left,
+    less than a level, networks see every stair (docs/decisions/0028).
+    """
+    if image.shape[:2] == (size, size):
+        return image.astype(np.float32)
+    exact = np.empty((size, size, 3), np.float32)
+    narrow = np.empty((len(image), size), np.float32)
+    for channel in range(3):
+        for top in range(0, len(image), _ROWS):
+            part = Image.fromarray(image[top : top + _ROWS, :, channel].astype(np.float32))
+            narrow[top : top + _ROWS] = np.asarray(part.resize((size, part.height), Image.Resampling.BILINEAR))
+        exact[..., channel] = np.asarray(Image.fromarray(narrow).resize((size, size), Image.Resampling.BILINEAR))
+    return exact
 
 
 def rotated_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

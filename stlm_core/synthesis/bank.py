@@ -1,7 +1,8 @@
 """The bank of views on disk: every good image of the training and validation splits with its pseudo anomalies.
 
 ``views.npy`` (V, S, S, 3) uint8 RGB; ``masks.npy`` (V, S, ceil(S / 8)) uint8, bits packed along the last axis;
-``index.parquet`` one row a view, see :data:`INDEX_COLUMNS`.
+``fractions.npy`` (A, S, S, 3) uint8, for the A views that show an image as it is, in their order: what rounding to
+whole levels took from them, :func:`fraction_of`; ``index.parquet`` one row a view, see :data:`INDEX_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pandas as pd
 
 from stlm_core.errors import UserError
 
-VIEWS, MASKS, INDEX = "views.npy", "masks.npy", "index.parquet"
+VIEWS, MASKS, FRACTIONS, INDEX = "views.npy", "masks.npy", "fractions.npy", "index.parquet"
 INDEX_COLUMNS = {
     "view": "int64",  # row number
     "image": "str",  # sha256 of the source file
@@ -31,6 +32,13 @@ INDEX_COLUMNS = {
     "view_sha256": "str",  # of the view's pixel bytes
 }
 _REPAIR = "run `stlm synthesize --force` again"
+_STEPS = 127  # of a fraction, in one level; it is between -1 and 1
+
+
+def fraction_of(exact: npt.NDArray[np.float32], rounded: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """``exact - rounded``, levels of the same shape, as whole steps of 1 / 127 level from -1 on; what is further apart
+    than a level is cut off."""
+    return np.rint((np.clip(exact - rounded, -1, 1) + 1) * _STEPS).astype(np.uint8)
 
 
 class ArrayWriter:
@@ -111,17 +119,21 @@ class ArrayReader:
 class Bank:
     """A finished bank, read view by view; made by :meth:`open`. V views of S x S pixels."""
 
-    def __init__(self, folder: Path, index: pd.DataFrame, views: ArrayReader, masks: ArrayReader) -> None:
-        self.folder, self.index, self._views, self._masks = folder, index, views, masks
+    def __init__(
+        self, folder: Path, index: pd.DataFrame, views: ArrayReader, masks: ArrayReader, fractions: ArrayReader
+    ) -> None:
+        self.folder, self.index, self._views, self._masks, self._fractions = folder, index, views, masks, fractions
+        self._places = {view: place for place, view in enumerate(index.loc[index["seed"] == 0, "view"].tolist())}
 
     @classmethod
     def open(cls, folder: Path) -> Bank:
-        """Open the bank in ``folder`` and check that its three files are whole and fit together.
+        """Open the bank in ``folder`` and check that its four files are whole and fit together.
 
         Raises:
             UserError: a file is missing, truncated, of another format, or does not fit the others.
         """
         views, masks = ArrayReader(folder / VIEWS, 4), ArrayReader(folder / MASKS, 3)
+        fractions = ArrayReader(folder / FRACTIONS, 4)
         index = read_index(folder / INDEX)
         count, side = views.shape[:2]
         if views.shape[1:] != (side, side, 3) or masks.shape != (count, side, (side + 7) // 8) or len(index) != count:
@@ -129,7 +141,12 @@ class Bank:
                 f"{folder}: {len(index)} index rows, views {views.shape} and masks {masks.shape} do not fit "
                 f"together; {_REPAIR}"
             )
-        return cls(folder, index, views, masks)
+        as_they_are = int((index["seed"] == 0).sum())
+        if fractions.shape != (as_they_are, side, side, 3):
+            raise UserError(
+                f"{folder}: {as_they_are} images and fractions {fractions.shape} do not fit together; {_REPAIR}"
+            )
+        return cls(folder, index, views, masks, fractions)
 
     def __len__(self) -> int:
         return self._views.shape[0]
@@ -142,6 +159,15 @@ class Bank:
     def views(self, rows: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Views, uint8 RGB (n, S, S, 3), in the order asked for."""
         return self._views.read(rows)
+
+    def exact(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Views that show an image as it is, not rounded to whole levels: float32 RGB (n, S, S, 3), levels.
+
+        Raises:
+            KeyError: a view is turned or has an anomaly.
+        """
+        fractions = self._fractions.read([self._places[row] for row in rows]).astype(np.float32)
+        return np.asarray(self._views.read(rows) + (fractions / _STEPS - 1), np.float32)
 
     def as_they_are(self, split: str) -> list[int]:
         """The views that show the images of ``split`` unrotated and without an anomaly, one an image."""

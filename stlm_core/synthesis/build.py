@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from stlm_core.data.images import read_image, resize_to
+from stlm_core.data.images import read_image, resize_exactly, resize_to
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.progress import progress
 from stlm_core.settings import SynthesizeConfig
-from stlm_core.synthesis.bank import INDEX, INDEX_COLUMNS, MASKS, VIEWS, ArrayWriter, Bank
+from stlm_core.synthesis.bank import FRACTIONS, INDEX, INDEX_COLUMNS, MASKS, VIEWS, ArrayWriter, Bank, fraction_of
 from stlm_core.synthesis.mixture import anomaly
 from stlm_core.synthesis.packed_textures import TEXTURES, pack_textures
 from stlm_core.synthesis.plan import PlannedImage, SourceImage, plan_views
@@ -85,11 +85,14 @@ def build_bank(
     if not sources:
         raise UserError(f"{root}: no good training or validation images; see the validate step's report")
 
-    def original(source: SourceImage) -> npt.NDArray[np.uint8]:
+    def photograph(source: SourceImage) -> npt.NDArray[np.uint8]:
         path = root / source.path
         if sha256_file(path) != source.sha256:
             raise UserError(f"{path}: has changed since it was validated; run `stlm validate` again")
-        return resize_to(read_image(path, max_pixels), size)
+        return read_image(path, max_pixels)
+
+    def original(source: SourceImage) -> npt.NDArray[np.uint8]:
+        return resize_to(photograph(source), size)
 
     workers = workers or len(os.sched_getaffinity(0))
     with _opencv_threads(1):
@@ -102,17 +105,21 @@ def build_bank(
     pack_textures(folder / TEXTURES, for_training, size)
     total = sum(len(plan.views) for plan in plans)
 
-    def work(plan: PlannedImage) -> RenderedImage:
-        return render(plan, original(plan.source), textures, settings)
+    def work(plan: PlannedImage) -> tuple[RenderedImage, npt.NDArray[np.uint8]]:
+        image = photograph(plan.source)
+        rounded = resize_to(image, size)
+        return render(plan, rounded, textures, settings), fraction_of(resize_exactly(image, size), rounded)
 
     rows: list[dict[str, object]] = []
     with (
         ArrayWriter(folder / VIEWS, (total, size, size, 3)) as views,
         ArrayWriter(folder / MASKS, (total, size, (size + 7) // 8)) as masks,
+        ArrayWriter(folder / FRACTIONS, (len(plans), size, size, 3)) as fractions,
         _opencv_threads(1),
         progress("synthesize", total) as shown,
     ):
-        for plan, rendered in zip(plans, _ordered_map(work, plans, workers), strict=True):
+        for plan, (rendered, fraction) in zip(plans, _ordered_map(work, plans, workers), strict=True):
+            fractions.append(fraction[None])
             views.append(rendered.views)
             masks.append(np.packbits(rendered.masks, axis=-1))
             rows.extend(_index_rows(plan, rendered))

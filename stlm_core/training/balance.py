@@ -11,7 +11,8 @@ from torch import Tensor
 from stlm_core.models.detector import Detector
 from stlm_core.seeding import derive_rng
 from stlm_core.synthesis.bank import Bank
-from stlm_core.training.fresh import FreshViews, Images
+from stlm_core.training.fresh import FreshViews
+from stlm_core.training.remember import Levels
 
 _BATCH = 8
 _AGAIN = 2  # fresh views of every validation image
@@ -40,35 +41,37 @@ def memory_balance(
     assert memory is not None
     detector.eval()
     views = bank.as_they_are("validation")
-    seen = _again(bank, views, seed, fresh) if fresh else _plain(bank, views)
+    seen = _again(bank, views, seed, fresh) if fresh else _as_they_are(bank, views)
     share = _share(detector, seen, device) if len(views) >= _FEWEST else _LEAST
     lacking = [
         _score(decoder + share * ahead) - _score(decoder + memory.map_share * ahead)
-        for decoder, ahead in ((one, other - one) for one, other in _opinions(detector, _plain(bank, views), device))
+        for decoder, ahead in (
+            (one, other - one) for one, other in _opinions(detector, _as_they_are(bank, views), device)
+        )
     ]
     return share, float(torch.cat(lacking).mean()) if lacking else 0.0
 
 
-def _share(detector: Detector, batches: Iterator[Images], device: torch.device) -> float:
+def _share(detector: Detector, batches: Iterator[Levels], device: torch.device) -> float:
     scores = [torch.stack([_score(one), _score(other)]) for one, other in _opinions(detector, batches, device)]
     decoder_unrest, memory_unrest = torch.cat(scores, 1).std(1).tolist()
     total = decoder_unrest + memory_unrest
     return min(max(decoder_unrest / total, _LEAST), _MOST) if total > 0 else _LEAST
 
 
-def _plain(bank: Bank, views: Sequence[int]) -> Iterator[Images]:
+def _as_they_are(bank: Bank, views: Sequence[int]) -> Iterator[Levels]:
     for start in range(0, len(views), _BATCH):
-        yield bank.views(views[start : start + _BATCH])
+        yield bank.exact(views[start : start + _BATCH])
 
 
-def _again(bank: Bank, views: Sequence[int], seed: int, fresh: FreshViews) -> Iterator[Images]:
+def _again(bank: Bank, views: Sequence[int], seed: int, fresh: FreshViews) -> Iterator[Levels]:
     for number in range(_AGAIN):
-        for place, images in enumerate(_plain(bank, views)):
+        for place, start in enumerate(range(0, len(views), _BATCH)):
             rng = derive_rng("balance", seed, number, place)
-            yield np.stack([fresh.again(image, rng) for image in images])
+            yield np.stack([fresh.again(image, rng) for image in bank.views(views[start : start + _BATCH])])
 
 
-def _opinions(detector: Detector, batches: Iterator[Images], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _opinions(detector: Detector, batches: Iterator[Levels], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """The decoder's logits and the memory's standardised distance (n, h, w)."""
     for images in batches:
         yield detector.opinions(detector.preprocess(torch.from_numpy(images).to(device)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from stlm_core.synthesis.bank import Bank
 from stlm_core.training.farthest import farthest
 from stlm_core.training.fresh import FreshViews, Images
 
+Levels = npt.NDArray[Any]  # of pixels, uint8 or float32
 _BATCH = 8
 # Features of training images among which the memory is chosen; of more it is not better (docs/decisions/0017).
 _CANDIDATES = 60_000
@@ -39,7 +42,8 @@ def fit_memory(
     The vectors are chosen among an equal number of random ones of every training image, so that each is as far as can
     be from those already chosen (greedy k-centre). With ``fresh`` a third of them is chosen so from the same images
     in other poses and before other cameras: chosen together, these would be the farthest of all and leave no room.
-    Centre and deviation are of the distance map over the validation images as they are.
+    Centre and deviation are of the distance map over the validation images as they are. Images as they are come in
+    exact levels, as an inspection sees them (docs/decisions/0028).
 
     Raises:
         UserError: the bank has too few training images for the memory's size, or no validation image.
@@ -54,7 +58,7 @@ def fit_memory(
     memory.vectors.copy_(torch.cat([chosen, chosen[:1].expand(size - len(chosen), -1)]))
     side = (detector.facts.size // 2,) * 2
     maps = [
-        memory.distance_map(_maps(detector, bank.views(validation[start : start + _BATCH]), device), side)
+        memory.distance_map(_maps(detector, bank.exact(validation[start : start + _BATCH]), device), side)
         for start in range(0, len(validation), _BATCH)
     ]
     total = sum(one.numel() for one in maps)
@@ -117,7 +121,7 @@ def _chosen(
     before = 0 if kept is None else len(kept)
     as_they_are = count if fresh is None else math.ceil(count * _AS_THEY_ARE)
     an_image = -(-_CANDIDATES // len(bank.as_they_are("train")))
-    pool = _candidates(detector, views, lambda _place, view: bank.views([view])[0], an_image, seed, device)
+    pool = _candidates(detector, views, lambda _place, view: bank.exact([view])[0], an_image, seed, device)
     if len(pool) < count:
         raise UserError(
             f"model.memory: {len(_memory(detector).vectors)} is too many for the {len(pool)} features of "
@@ -138,7 +142,7 @@ def _chosen(
 def _candidates(
     detector: Detector,
     views: Sequence[int],
-    show: Callable[[int, int], Images],
+    show: Callable[[int, int], Levels],
     share: int,
     seed: int,
     device: torch.device,
@@ -163,7 +167,7 @@ def _memory(detector: Detector) -> FeatureMemory:
     return detector.memory
 
 
-def _maps(detector: Detector, images: Images, device: torch.device) -> list[Tensor]:
+def _maps(detector: Detector, images: Levels, device: torch.device) -> list[Tensor]:
     streams = detector.streams
     assert isinstance(streams, TeacherStreams)
     return streams.remembered(streams(detector.preprocess(torch.from_numpy(images).to(device))))

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
+from stlm_core.models.preprocessing import Preprocess
 from stlm_core.seeding import derive_seed
 from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.bank import INDEX_COLUMNS, ArrayReader, ArrayWriter, Bank
@@ -79,7 +81,7 @@ def test_clean_views_are_the_resized_images(line: Line) -> None:
 
 def test_same_seed_same_files_whatever_the_workers(line: Line) -> None:
     first, second = build(line, workers=1), build(line, workers=4)
-    for name in ("views.npy", "masks.npy", "index.parquet"):
+    for name in ("views.npy", "masks.npy", "fractions.npy", "index.parquet"):
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
 
 
@@ -175,7 +177,7 @@ def test_views_come_in_the_order_asked_for(line: Line) -> None:
             bank.views([wrong])
 
 
-@pytest.mark.parametrize("name", ["views.npy", "masks.npy"])
+@pytest.mark.parametrize("name", ["views.npy", "masks.npy", "fractions.npy"])
 @pytest.mark.parametrize("damage", ["truncate", "extend", "empty", "text", "remove"])
 def test_damaged_arrays_are_named(line: Line, name: str, damage: str) -> None:
     bank = build(line)
@@ -206,6 +208,27 @@ def test_files_of_different_banks_do_not_fit(line: Line) -> None:
     (folder / "masks.npy").write_bytes((other / "masks.npy").read_bytes())
     with pytest.raises(UserError, match="do not fit together"):
         Bank.open(folder)
+
+
+def test_fractions_of_other_images_do_not_fit(line: Line) -> None:
+    folder = build(line).folder
+    fewer = np.load(folder / "fractions.npy")[1:]
+    np.save(folder / "fractions.npy", fewer)
+    with pytest.raises(UserError, match="do not fit together"):
+        Bank.open(folder)
+
+
+def test_images_as_they_are_can_be_had_as_the_detector_sees_them(line: Line) -> None:
+    bank = build(line, rotation="quarter")
+    root, sources = line
+    for source in sources:
+        row = bank.index.query("path == @source.path and seed == 0")["view"].item()
+        pixels = torch.from_numpy(np.asarray(Image.open(root / source.path).convert("RGB")).copy())[None]
+        expected = Preprocess(64, "unit")(pixels)[0].permute(1, 2, 0).numpy() * 255
+        np.testing.assert_allclose(bank.exact([row])[0], expected, rtol=0, atol=0.01)
+    turned = bank.index.query("seed != 0")["view"].iloc[0]
+    with pytest.raises(KeyError):
+        bank.exact([int(turned)])
 
 
 def test_damaged_index_is_named(line: Line) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from stlm_core.cache.store import FeatureCache, fill, write_index
 from stlm_core.errors import UserError
-from stlm_core.synthesis.bank import INDEX, MASKS, VIEWS, ArrayWriter, Bank
+from stlm_core.synthesis.bank import FRACTIONS, INDEX, MASKS, VIEWS, ArrayWriter, Bank
 from stlm_core.training.pairs import TrainingPairs
 
 IMAGES, VARIANTS, SIZE = 5, 3, 16
@@ -40,7 +40,9 @@ def folder(tmp_path):
     with (
         ArrayWriter(tmp_path / VIEWS, (count, SIZE, SIZE, 3)) as views,
         ArrayWriter(tmp_path / MASKS, (count, SIZE, 2)) as masks,
+        ArrayWriter(tmp_path / FRACTIONS, (count, SIZE, SIZE, 3)) as fractions,
     ):
+        fractions.append(np.full((count, SIZE, SIZE, 3), 127, np.uint8))
         for row in rows:
             views.append(np.full((1, SIZE, SIZE, 3), row["view"], np.uint8))
             masks.append(np.full((1, SIZE, 2), 255 if row["variant"] else 0, np.uint8))
