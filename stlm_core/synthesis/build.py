@@ -26,7 +26,7 @@ from stlm_core.synthesis.bank import INDEX, INDEX_COLUMNS, MASKS, VIEWS, ArrayWr
 from stlm_core.synthesis.mixture import anomaly
 from stlm_core.synthesis.packed_textures import TEXTURES, pack_textures
 from stlm_core.synthesis.plan import PlannedImage, SourceImage, plan_views
-from stlm_core.synthesis.pose import LOOKED_AT, Pose, find_pose
+from stlm_core.synthesis.pose import LOOKED_AT, Pose, find_pose, in_proportion
 from stlm_core.synthesis.rotation import rotate
 from stlm_core.synthesis.textures import TextureSource, held_back
 
@@ -85,15 +85,18 @@ def build_bank(
     if not sources:
         raise UserError(f"{root}: no good training or validation images; see the validate step's report")
 
-    def original(source: SourceImage) -> npt.NDArray[np.uint8]:
+    def photograph(source: SourceImage) -> npt.NDArray[np.uint8]:
         path = root / source.path
         if sha256_file(path) != source.sha256:
             raise UserError(f"{path}: has changed since it was validated; run `stlm validate` again")
-        return resize_to(read_image(path, max_pixels), size)
+        return read_image(path, max_pixels)
+
+    def as_it_lies(source: SourceImage) -> npt.NDArray[np.uint8]:
+        return in_proportion(photograph(source), size)
 
     workers = workers or len(os.sched_getaffinity(0))
     with _opencv_threads(1):
-        pose = Pose(settings.rotation) if settings.rotation != "auto" else _found_pose(sources, original, workers)
+        pose = Pose(settings.rotation) if settings.rotation != "auto" else _found_pose(sources, as_it_lies, workers)
     pose.write(folder)
     plans = plan_views(sources, settings, pose.policy)
     for_training: TextureSource | None = None
@@ -103,7 +106,7 @@ def build_bank(
     total = sum(len(plan.views) for plan in plans)
 
     def work(plan: PlannedImage) -> RenderedImage:
-        return render(plan, original(plan.source), textures, settings)
+        return render(plan, resize_to(photograph(plan.source), size), textures, settings)
 
     rows: list[dict[str, object]] = []
     with (
@@ -123,11 +126,11 @@ def build_bank(
 
 
 def _found_pose(
-    sources: Sequence[SourceImage], original: Callable[[SourceImage], npt.NDArray[np.uint8]], workers: int
+    sources: Sequence[SourceImage], as_it_lies: Callable[[SourceImage], npt.NDArray[np.uint8]], workers: int
 ) -> Pose:
     """By at most 64 of the images, chosen by their hashes: names often count views."""
     some = sorted(sources, key=lambda source: source.sha256)[:LOOKED_AT]
-    return find_pose(_ordered_map(original, some, workers))
+    return find_pose(_ordered_map(as_it_lies, some, workers))
 
 
 def _index_rows(plan: PlannedImage, rendered: RenderedImage) -> Iterator[dict[str, object]]:
