@@ -26,7 +26,7 @@ from stlm_core.synthesis.bank import FRACTIONS, INDEX, INDEX_COLUMNS, MASKS, VIE
 from stlm_core.synthesis.mixture import anomaly
 from stlm_core.synthesis.packed_textures import TEXTURES, pack_textures
 from stlm_core.synthesis.plan import PlannedImage, SourceImage, plan_views
-from stlm_core.synthesis.pose import LOOKED_AT, Pose, find_pose
+from stlm_core.synthesis.pose import LOOKED_AT, Pose, find_pose, in_proportion
 from stlm_core.synthesis.rotation import rotate
 from stlm_core.synthesis.textures import TextureSource, held_back
 
@@ -91,12 +91,12 @@ def build_bank(
             raise UserError(f"{path}: has changed since it was validated; run `stlm validate` again")
         return read_image(path, max_pixels)
 
-    def original(source: SourceImage) -> npt.NDArray[np.uint8]:
-        return resize_to(photograph(source), size)
+    def as_it_lies(source: SourceImage) -> npt.NDArray[np.uint8]:
+        return in_proportion(photograph(source), size)
 
     workers = workers or len(os.sched_getaffinity(0))
     with _opencv_threads(1):
-        pose = Pose(settings.rotation) if settings.rotation != "auto" else _found_pose(sources, original, workers)
+        pose = Pose(settings.rotation) if settings.rotation != "auto" else _found_pose(sources, as_it_lies, workers)
     pose.write(folder)
     plans = plan_views(sources, settings, pose.policy)
     for_training: TextureSource | None = None
@@ -130,11 +130,11 @@ def build_bank(
 
 
 def _found_pose(
-    sources: Sequence[SourceImage], original: Callable[[SourceImage], npt.NDArray[np.uint8]], workers: int
+    sources: Sequence[SourceImage], as_it_lies: Callable[[SourceImage], npt.NDArray[np.uint8]], workers: int
 ) -> Pose:
     """By at most 64 of the images, chosen by their hashes: names often count views."""
     some = sorted(sources, key=lambda source: source.sha256)[:LOOKED_AT]
-    return find_pose(_ordered_map(original, some, workers))
+    return find_pose(_ordered_map(as_it_lies, some, workers))
 
 
 def _index_rows(plan: PlannedImage, rendered: RenderedImage) -> Iterator[dict[str, object]]:

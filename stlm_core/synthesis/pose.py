@@ -16,7 +16,9 @@ from typing import get_args
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
+from stlm_core.data.images import resize_to
 from stlm_core.errors import UserError
 from stlm_core.files import read_json_object, write_json_atomic
 from stlm_core.synthesis.rotation import RotationPolicy
@@ -61,7 +63,8 @@ def read_pose(folder: Path) -> Pose:
 
 
 def find_pose(images: Iterable[npt.NDArray[np.uint8]]) -> Pose:
-    """``any``, ``quarter`` or ``none`` by good ``images`` (S, S, 3) of a line; ``none`` of fewer than 8."""
+    """``any``, ``quarter`` or ``none`` by good ``images`` (H, W, 3) of a line, in the proportions of the photographs
+    (:func:`in_proportion`); ``none`` of fewer than 8."""
     found = [edge_directions(image) for image in images]
     if len(found) < _FEWEST:
         return Pose("none")
@@ -82,17 +85,38 @@ def find_pose(images: Iterable[npt.NDArray[np.uint8]]) -> Pose:
     return Pose(policy, round(across, 4))
 
 
+def in_proportion(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """``image`` (H, W, 3) with ``size`` pixels along its longer side. Unlike the network's square it is not squashed,
+    which draws the directions of all edges towards one. Of a square image it is that square."""
+    height, width = image.shape[:2]
+    if height == width:
+        return resize_to(image, size)
+    resized = Image.fromarray(image).resize(_within(width, height, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.uint8).copy()
+
+
+def _within(width: int, height: int, longest: int) -> tuple[int, int]:
+    """(width, height) in the same proportion, the longer of them ``longest``."""
+    scale = longest / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def edge_directions(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Share of the edges of ``image`` (S, S, 3) in each of 36 directions of brightness, (36,), summing to 1; inside the
-    largest circle, whose pixels stay in the picture whichever way it is turned. Without an edge all are equal."""
+    """Share of the edges of ``image`` (H, W, 3) in each of 36 directions of brightness, (36,), summing to 1; inside the
+    largest circle, whose pixels stay in the picture whichever way it is turned, and wherever that circle can be moved
+    to in a picture that is not square. Without an edge all are equal."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    side = min(len(grey), _EDGE_SIDE)
-    if len(grey) > side:
-        grey = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
+    if max(grey.shape) > _EDGE_SIDE:
+        within = _within(grey.shape[1], grey.shape[0], _EDGE_SIDE)
+        grey = cv2.resize(grey, within, interpolation=cv2.INTER_AREA)
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), _EDGE_SIGMA)
     along, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
-    offsets = np.arange(side) - (side - 1) / 2
-    circle = offsets[:, None] ** 2 + offsets**2 <= (side / 2) ** 2
+    side = min(grey.shape)
+    # By how much a row or column is off the nearest centre of such a circle.
+    off_down, off_right = (
+        np.maximum(np.abs(np.arange(length) - (length - 1) / 2) - (length - side) / 2, 0) for length in grey.shape
+    )
+    circle = off_down[:, None] ** 2 + off_right**2 <= (side / 2) ** 2
     slope = np.hypot(along, down)[circle].astype(np.float64) / 8  # the kernel's weights
     strength = np.maximum(slope - _SLOPE, 0)
     place = (np.arctan2(down, along)[circle] / (2 * np.pi) % 1.0) * _DIRECTIONS

@@ -149,7 +149,7 @@ def test_good_parts_that_are_not_remembered_have_mean_0_and_deviation_1(bank):
     detector = fitted(bank)
     views = bank.index.loc[(bank.index["split"] == "validation") & (bank.index["variant"] == 0), "view"].tolist()
     with torch.no_grad():
-        features = detector.streams(detector.preprocess(torch.from_numpy(bank.views(views))))
+        features = detector.streams(detector.preprocess(torch.from_numpy(bank.exact(views))))
         standard = detector.streams.memory(detector.streams.remembered(features), (32, 32))
     assert float(standard.mean()) == pytest.approx(0, abs=1e-3)
     assert float(standard.std()) == pytest.approx(1, abs=1e-2)
@@ -157,7 +157,7 @@ def test_good_parts_that_are_not_remembered_have_mean_0_and_deviation_1(bank):
 
 def features_of(detector: Detector, bank: Bank, split: str) -> torch.Tensor:
     """All features (n, C) of the split's good images."""
-    images = torch.from_numpy(bank.views(bank.as_they_are(split)))
+    images = torch.from_numpy(bank.exact(bank.as_they_are(split)))
     with torch.no_grad():
         maps = detector.streams.remembered(detector.streams(detector.preprocess(images)))
     return detector.streams.memory.embed(maps).flatten(2).transpose(1, 2).flatten(0, 1)

@@ -12,9 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stlm_core.data.images import resize_to
 from stlm_core.errors import UserError
-from stlm_core.synthesis.pose import POSE, Pose, edge_directions, find_pose, read_pose
+from stlm_core.files import sha256_file
+from stlm_core.settings import SynthesizeConfig
+from stlm_core.synthesis.build import build_bank
+from stlm_core.synthesis.plan import SourceImage
+from stlm_core.synthesis.pose import POSE, Pose, edge_directions, find_pose, in_proportion, read_pose
 from stlm_core.synthesis.rotation import rotate
+from stlm_core.synthesis.textures import ProceduralTextures
 
 SIDE = 96
 Image = npt.NDArray[np.uint8]
@@ -105,6 +111,59 @@ def test_a_quarter_turn_moves_the_directions_by_a_quarter(number: int, quarters:
     turned = edge_directions(np.ascontiguousarray(np.rot90(bracket(number), quarters)))
     # Counter-clockwise on the screen is towards smaller angles where y points down.
     np.testing.assert_allclose(turned, np.roll(upright, -9 * quarters), atol=1e-4)
+
+
+@pytest.mark.parametrize(("turn", "policy"), [(0.0, "none"), (5.0, "none"), (180.0, "any")])
+@pytest.mark.parametrize("shapes", [["wide"], ["tall"], ["wide", "wider", "square"]])
+def test_a_bank_is_made_by_how_the_parts_lie_in_the_photographs(
+    tmp_path: Path, shapes: list[str], turn: float, policy: str
+) -> None:
+    """The network's square squashes these, and with them the parts, so that all seem to lie one way."""
+    rng = np.random.default_rng(3)
+    beside = {"square": (0, 0), "wide": (0, 36), "wider": (0, 48), "tall": (36, 0)}
+    sources = []
+    for number, part in enumerate(brackets(rng.uniform(-turn, turn, 40))):
+        down, right = beside[shapes[number % len(shapes)]]
+        path = tmp_path / f"{number:02}.png"
+        photograph = np.pad(part, ((down, down), (right, right), (0, 0)), constant_values=60)
+        cv2.imwrite(str(path), photograph)
+        sources.append(SourceImage(path.name, sha256_file(path), "train"))
+    (tmp_path / "bank").mkdir()
+    chosen = SynthesizeConfig(rotation="auto", variants=1)
+    bank = build_bank(
+        tmp_path / "bank", tmp_path, sources, ProceduralTextures(64), chosen, size=64, max_pixels=10**6, workers=2
+    )
+    assert read_pose(bank.folder).policy == policy
+
+
+@given(st.integers(0, 50), st.sampled_from([(0, 20), (20, 0), (0, 48), (80, 0)]))
+@settings(max_examples=20, deadline=None)
+def test_empty_ground_beside_a_part_does_not_change_the_directions(number: int, beside: tuple[int, int]) -> None:
+    """Nor does it matter where in a long picture the part lies."""
+    down, right = beside
+    smooth = cv2.GaussianBlur(bracket(number), (0, 0), 2)
+    alone = edge_directions(in_proportion(smooth, SIDE))
+    for before in (0, 1, 2):
+        around = (before * down, (2 - before) * down), (before * right, (2 - before) * right), (0, 0)
+        photograph = np.pad(smooth, around, constant_values=60)
+        seen = edge_directions(in_proportion(photograph, max(photograph.shape)))
+        np.testing.assert_allclose(seen, alone, atol=0.001)
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 300), (40, 40), (96, 96)])
+def test_a_square_picture_is_looked_at_as_the_network_sees_it(height: int, width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    np.testing.assert_array_equal(in_proportion(image, 96), resize_to(image, 96))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "seen"), [(90, 160, (54, 96)), (200, 100, (96, 48)), (1, 900, (1, 96)), (900, 1, (96, 1))]
+)
+def test_other_pictures_keep_their_proportions(height: int, width: int, seen: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    assert in_proportion(image, 96).shape == (*seen, 3)
+    assert edge_directions(in_proportion(image, 96)).sum() == pytest.approx(1)
+    assert edge_directions(image).sum() == pytest.approx(1)  # longer than what is looked at, too
 
 
 def test_it_is_kept_beside_the_bank(tmp_path: Path) -> None:
