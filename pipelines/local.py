@@ -131,18 +131,26 @@ class LocalRun:
         source, project = self.params.parent, self.state / "project"
         project.mkdir(exist_ok=True)
         shutil.copyfile(self.params, project / "params.yaml")
-        data = Path(config.data.path)
-        if data.is_absolute() or ".." in data.parts:
-            raise UserError(f"line {config.name}: data.path: {data} is outside the project; `stlm lines add` copies it")
+        data = _inside(config, "path", config.data.path, "`stlm lines add` copies it")
+        tables = [
+            _inside(config, setting, path, "copy it there")
+            for setting, path in (("catalog", config.data.catalog), ("group_file", config.data.group_file))
+            if path is not None and not (setting == "group_file" and config.data.catalog is not None)
+        ]
         environment = {**clean_environment(), "DVC_NO_ANALYTICS": "true"}
         if not (source / data).is_dir():
             if config.name != "sample":
                 raise UserError(f"{source / data}: no such folder; add the line with `stlm lines add`")
             _program(source, environment, "stlm", "sample", "--out", str(data))
-        for folder in {data, Path("data") / "lines" / config.name}:
+        folders = {data, Path("data") / "lines" / config.name}
+        for folder in folders:
             if (source / folder).is_dir():
                 shutil.rmtree(project / folder, ignore_errors=True)
                 shutil.copytree(source / folder, project / folder)
+        for table in tables:
+            if not any(table.is_relative_to(folder) for folder in folders) and (source / table).is_file():
+                (project / table).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / table, project / table)
         if not (project / ".dvc").is_dir():
             _program(project, environment, "dvc", "init", "--no-scm", "--quiet")
         _program(project, environment, "dvc", "add", "--quiet", str(data))
@@ -172,6 +180,14 @@ def bytes_of(quantity: str) -> int:
     if match is None:
         raise UserError(f"resources: {quantity!r} is not an amount of memory such as 6Gi")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _inside(config: LineConfig, setting: str, path: str, remedy: str) -> Path:
+    """A path of the line's section ``data``, which must lead to something in the project."""
+    found = Path(path)
+    if found.is_absolute() or ".." in found.parts:
+        raise UserError(f"line {config.name}: data.{setting}: {found} is outside the project; {remedy}")
+    return found
 
 
 def _program(folder: Path, environment: Mapping[str, str], program: str, *arguments: str) -> None:

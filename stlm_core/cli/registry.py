@@ -67,9 +67,8 @@ def rollback_command(
 
     result = rollback(load_line(params, line), dry_run=dry_run, reason=reason, by=by)
     verb = "would be" if dry_run else "is"
-    typer.echo(
-        f"rollback {line}: version {result.champion} {verb} champion again, version {result.withdrawn} withdrawn"
-    )
+    ended = "nothing was in service" if result.withdrawn is None else f"version {result.withdrawn} withdrawn"
+    typer.echo(f"rollback {line}: version {result.champion} {verb} champion again, {ended}")
 
 
 def reject_command(

@@ -28,14 +28,21 @@ _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "PGCONNECT_TIMEOUT": "8",
 }
+# The databases that SQLAlchemy reaches by a driver, which does not come with MLflow.
+_DATABASES = ("postgresql", "mysql", "mssql")
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints user and password, too
 }
-_LOUD = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store")
+_LOUD = {
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.ERROR,  # it warns of every attempt to connect
+    "mlflow.store.model_registry.abstract_store": logging.WARNING,
+}
 
 
 @dataclass(frozen=True)
@@ -95,13 +102,12 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        for name in _LOUD:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name, level in _LOUD.items():
+            logging.getLogger(name).setLevel(level)
         before = os.environ.get(URI_VARIABLE)
         try:
             mlflow.set_tracking_uri(uri)
-            client = mlflow.MlflowClient(tracking_uri=uri)
-            _probe(client, uri)
+            client = _answering(uri)
             yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
         except MlflowException as error:
             told = without_userinfo(first_line(error))
@@ -110,18 +116,56 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
 
 
-def _probe(client: MlflowClient, uri: str) -> None:
-    from mlflow.exceptions import MlflowException
+def _answering(uri: str) -> MlflowClient:
+    """A client of what has answered at ``uri``."""
+    from mlflow import MlflowClient
 
     try:
+        if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+            _connect(uri)
+        client = MlflowClient(tracking_uri=uri)
         with _environment(_PROBE, keep=False):
             client.search_experiments(max_results=1)
-    except MlflowException as error:
+        return client
+    except _failures(uri) as error:
         told = without_credentials(first_line(error))
         raise UserError(
             f"MLflow at {without_credentials(uri)} does not answer: {told}; start the server or change {URI_VARIABLE} "
             "(when it is not set, a database beside params.yaml is used)"
         ) from None
+
+
+def _connect(uri: str) -> None:
+    """One connection to a database, with the settings that MLflow has for it; MLflow itself would try for minutes."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+    from sqlalchemy import make_url
+
+    try:
+        whole = "@" not in (make_url(uri).host or "")
+    except ValueError:  # what stands where a port should be, which may be the end of a password
+        whole = False
+    if not whole:
+        raise MlflowException("its host and port cannot be told apart (an @ in the password is written %40)")
+    try:
+        engine = create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
+    except ImportError as error:
+        raise MlflowException(f"install the driver {error.name or first_line(error)}") from None
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def _failures(uri: str) -> tuple[type[Exception], ...]:
+    """MLflow's own errors, and those that it passes on where ``uri`` is a database: these take a second to import."""
+    from mlflow.exceptions import MlflowException
+
+    if urlsplit(uri).scheme.partition("+")[0] not in ("sqlite", *_DATABASES):
+        return (MlflowException,)
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError
 
 
 def _store_name(uri: str, database: Path | None) -> str:

@@ -171,7 +171,7 @@ def experiment_of(tracking: Tracking, name: str) -> str:
     client = tracking.client
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        location = (tracking.artifact_root / name).as_uri() if tracking.artifact_root else None
+        location = _folder_in(tracking.artifact_root, name).as_uri() if tracking.artifact_root else None
         try:
             created: str = client.create_experiment(name, artifact_location=location)
             return created
@@ -183,6 +183,11 @@ def experiment_of(tracking: Tracking, name: str) -> str:
         raise UserError(f"MLflow experiment `{name}` is deleted; restore it or set register.experiment to another name")
     experiment_id: str = experiment.experiment_id
     return experiment_id
+
+
+def _folder_in(root: Path, name: str) -> Path:
+    """Where the files of an experiment go: in ``root``, although its name may be ``/teams`` or ``../x``."""
+    return root.joinpath(*(part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")))
 
 
 def _runs_of(tracking: Tracking, experiment_id: str, onnx_sha256: str) -> list[Run]:

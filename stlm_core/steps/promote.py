@@ -40,7 +40,8 @@ class Promotion:
 
     ``outcome``: "promoted", "kept" (the champion stays), "needs-human" (the rules cannot decide: the champion stays
     until somebody promotes with force or rejects), or "already" (nothing is waiting). ``champion`` is the version in
-    service afterwards, or would be without ``dry_run``; None if there is none. ``previous`` is what it replaced.
+    service afterwards, or would be without ``dry_run``; None if there is none. ``previous`` is what it replaced, or
+    what was in service before a champion whose version was deleted.
     ``decision``: the rules' verdicts; None where none were asked.
     """
 
@@ -56,11 +57,14 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Rollback:
-    """``champion`` took the place of ``withdrawn``; ``previous`` is what a further rollback would bring back."""
+    """``champion`` took the place of ``withdrawn``; ``previous`` is what a further rollback would bring back.
+
+    ``withdrawn`` is None where nothing was in service, because the champion's version was deleted.
+    """
 
     line: str
     champion: int
-    withdrawn: int
+    withdrawn: int | None
     previous: int | None
     dry_run: bool = False
 
@@ -118,8 +122,11 @@ def promote(
 def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by: str | None = None) -> Rollback:
     """Put the previous champion back in service; the present one is tagged and will not pass the gate again.
 
+    A champion whose version was deleted took its alias and its tags with it: then ``previous`` says what to go back to,
+    and there is nothing to tag.
+
     Raises:
-        UserError: there is no champion, or none before it.
+        UserError: there is no champion and no ``previous``, or no champion before the present one.
     """
     _check_reason(reason, needed=False)
     with open_tracking(config.root) as tracking, registry_lock(config.root, config.name):
@@ -128,19 +135,27 @@ def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by:
             raise UserError(f"line {config.name}: nothing is in service in {tracking.store}")
         with nullcontext() if dry_run else registry.locked("rollback"):
             champion = registry.at(CHAMPION)
-            if champion is None:
-                raise UserError(f"line {config.name}: nothing is in service in {tracking.store}")
-            back = _before(registry, champion)
-            if back is None:
-                raise UserError(
-                    f"line {config.name}: champion version {champion.number} has no previous one to go back to, or "
-                    "only such as were withdrawn"
+            back = _before(registry, champion) if champion else registry.at(PREVIOUS)
+            if back is None or (champion is None and ROLLED_BACK[0] in back.tags):
+                present = (
+                    f"champion version {champion.number} has" if champion else "nothing is in service, and there is"
                 )
-            further = _before(registry, back, champion)
-            result = Rollback(config.name, back.number, champion.number, further.number if further else None, dry_run)
+                raise UserError(
+                    f"line {config.name}: {present} no previous one to go back to, or only such as were withdrawn"
+                )
+            withdrawn = [champion] if champion else []
+            further = _before(registry, back, *withdrawn)
+            result = Rollback(
+                config.name,
+                back.number,
+                champion.number if champion else None,
+                further.number if further else None,
+                dry_run,
+            )
             if not dry_run:
                 values = (_now(), by or user_name(), reason or "not stated")
-                registry.tag(champion.number, dict(zip(ROLLED_BACK, values, strict=True)))
+                if champion is not None:
+                    registry.tag(champion.number, dict(zip(ROLLED_BACK, values, strict=True)))
                 registry.point(CHAMPION, back.number)
                 _settle(registry, back)
         if not dry_run:
@@ -191,7 +206,8 @@ def _outcome(
     if decision.promote or force:
         if reason:
             reasons = (f"forced: {reason}" if force else reason, *reasons)
-        return Promotion(config.name, "promoted", challenger.number, challenger.number, old, reasons, dry_run, decision)
+        new, replaced = challenger.number, old if champion else _left_behind(registry, challenger)
+        return Promotion(config.name, "promoted", new, new, replaced, reasons, dry_run, decision)
     outcome: Literal["kept", "needs-human"] = "needs-human" if decision.outcome == "needs-human" else "kept"
     previous = registry.aliases().get(PREVIOUS)
     return Promotion(config.name, outcome, old, challenger.number, previous, reasons, dry_run, decision)
@@ -208,9 +224,8 @@ def _carry_out(
     reasons = "; ".join(result.reasons)[:_LONGEST_TAG]
     if result.outcome == "promoted":
         tags = {"promoted_at": _now(), "promoted_by": by or user_name(), "promotion_reason": reasons}
-        registry.tag(challenger.number, {**tags, REPLACES: "" if champion is None else str(champion.number)})
-        if champion is not None:
-            registry.point(PREVIOUS, champion.number)
+        registry.tag(challenger.number, {**tags, REPLACES: "" if result.previous is None else str(result.previous)})
+        registry.point(PREVIOUS, result.previous)
         registry.point(CHAMPION, challenger.number)
         registry.point(CHALLENGER, None)
         registry.untag(challenger.number, *ROLLED_BACK, *_WAITING)
@@ -243,6 +258,15 @@ def _before(registry: Registry, champion: Version, *withdrawn: Version) -> Versi
             return found
         number = _replaced(found)
     return None
+
+
+def _left_behind(registry: Registry, challenger: Version) -> int | None:
+    """What a champion whose version was deleted replaced; where that is the challenger, what it replaced itself."""
+    number = registry.aliases().get(PREVIOUS)
+    if number != challenger.number:
+        return number
+    before = _before(registry, challenger)
+    return before.number if before else None
 
 
 def _replaced(version: Version) -> int | None:

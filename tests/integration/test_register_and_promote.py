@@ -153,6 +153,23 @@ def test_the_same_export_is_the_same_version(project: tuple[LineConfig, Workspac
     assert _aliases(config) == {CHALLENGER: 1}
 
 
+@pytest.mark.parametrize(
+    ("experiment", "folder"),
+    [
+        ("caps", "caps"),
+        ("teams/vision", "teams/vision"),
+        ("/teams/vision", "teams/vision"),
+        ("../../vision", "vision"),
+        ("/", ""),
+    ],
+)
+def test_the_files_of_an_experiment_stay_in_the_project(tracking: Tracking, experiment: str, folder: str) -> None:
+    made = tracking.client.get_experiment(mlflow_run.experiment_of(tracking, experiment))
+    assert made.name == experiment
+    assert tracking.artifact_root is not None
+    assert made.artifact_location == (tracking.artifact_root / folder).as_uri()
+
+
 def test_a_version_that_vanished_from_the_server_is_registered_again(
     project: tuple[LineConfig, Workspace], tracking: Tracking
 ) -> None:
@@ -513,6 +530,78 @@ def test_rollback_does_not_go_round_in_a_circle(project: tuple[LineConfig, Works
         rollback(config)
 
 
+def _lose_the_champion(config: LineConfig) -> None:
+    """Somebody deletes its version on the server; MLflow drops the alias with it."""
+    with open_tracking(config.root) as opened:
+        opened.client.delete_model_version("stlm-tiny", str(Registry(opened, "tiny").aliases()[CHAMPION]))
+
+
+def _promote_each(project: tuple[LineConfig, Workspace], *revisions: str) -> None:
+    for revision in revisions:
+        _register(project, revision)
+        assert promote(project[0]).outcome == "promoted"
+
+
+def test_rollback_brings_the_previous_version_back_when_the_champion_was_deleted(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, _ = project
+    _promote_each(project, "r1", "r2", "r3")
+    _lose_the_champion(config)
+    assert _aliases(config) == {PREVIOUS: 2}
+    plan = rollback(config, dry_run=True)
+    assert (plan.champion, plan.withdrawn, plan.previous) == (2, None, 1)
+    assert _aliases(config) == {PREVIOUS: 2}
+    done = CliRunner().invoke(app, ["rollback", "--line", "tiny", "--params", str(config.root / "params.yaml")])
+    assert done.output == "rollback tiny: version 2 is champion again, nothing was in service\n"
+    assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1}
+    assert json.loads(reference_path(config).read_text()) == {"of": "r2"}
+    back = Registry(tracking, "tiny").at(CHAMPION)
+    assert back is not None
+    assert "rolled_back_at" not in back.tags
+    assert rollback(config).champion == 1
+
+
+def test_rollback_brings_no_withdrawn_version_back_when_the_champion_was_deleted(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, _ = project
+    _promote_each(project, "r1", "r2")
+    Registry(tracking, "tiny").tag(1, {"rolled_back_at": "2026-01-01T00:00:00+00:00"})
+    _lose_the_champion(config)
+    with pytest.raises(UserError, match="nothing is in service, and there is no previous one to go back to, or only"):
+        rollback(config)
+    assert _aliases(config) == {PREVIOUS: 1}
+
+
+def test_a_promotion_after_the_champion_was_deleted_keeps_the_way_back(
+    project: tuple[LineConfig, Workspace], tracking: Tracking
+) -> None:
+    config, _ = project
+    _promote_each(project, "r1", "r2")
+    _lose_the_champion(config)
+    _register(project, "r3")
+    assert promote(config, dry_run=True).previous == 1
+    assert promote(config).previous == 1
+    version = Registry(tracking, "tiny").at(CHAMPION)
+    assert version is not None
+    assert version.tags["replaces"] == "1"
+    assert _aliases(config) == {CHAMPION: version.number, PREVIOUS: 1}
+    assert rollback(config).champion == 1
+
+
+def test_the_previous_version_promoted_after_the_champion_was_deleted_does_not_replace_itself(
+    project: tuple[LineConfig, Workspace],
+) -> None:
+    config, _ = project
+    _promote_each(project, "r1", "r2", "r3")
+    _lose_the_champion(config)
+    assert _register(project, "r2") == 2
+    assert _aliases(config) == {CHALLENGER: 2, PREVIOUS: 2}
+    assert promote(config).previous == 1
+    assert _aliases(config) == {CHAMPION: 2, PREVIOUS: 1}
+
+
 def test_the_champion_registered_again_does_not_challenge_itself(project: tuple[LineConfig, Workspace]) -> None:
     config, workspace = project
     _register(project, "r1")
@@ -581,6 +670,56 @@ def test_killed_between_any_two_writes_a_rollback_is_completed(
         if not killed:
             break
     assert gaps >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_between_any_two_writes_a_rollback_without_a_champion_is_completed(
+    project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    known_to_be_dead(monkeypatch)
+    config, _ = project
+    _promote_each(project, "a")
+    gaps = 0
+    for writes in range(1, 30):
+        back = _aliases(config)[CHAMPION]
+        _promote_each(project, f"b{writes}")
+        _lose_the_champion(config)
+        killed = _promote_killed(config, "rollback", writes, after=after)
+        if CHAMPION not in _aliases(config):
+            rollback(config)
+        promote(config)
+        aliases = _aliases(config)
+        assert aliases[CHAMPION] == back, f"write {writes}"
+        assert aliases.get(PREVIOUS) != back
+        gaps += killed
+        if not killed:
+            break
+    assert gaps >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("again", [False, True], ids=["a new version", "the previous version"])
+def test_killed_between_any_two_writes_a_promotion_without_a_champion_is_completed(
+    project: tuple[LineConfig, Workspace], monkeypatch: pytest.MonkeyPatch, after: bool, again: bool
+) -> None:
+    known_to_be_dead(monkeypatch)
+    config, _ = project
+    gaps = 0
+    for writes in range(1, 30):
+        _promote_each(project, *(f"{name}{writes}" for name in "abc"))
+        previous = _aliases(config)[PREVIOUS]
+        _lose_the_champion(config)
+        challenger = _register(project, f"b{writes}" if again else f"d{writes}")
+        killed = _promote_killed(config, "promote", writes, after=after)
+        promote(config)
+        before = previous - 1 if again else previous
+        assert _aliases(config) == {CHAMPION: challenger, PREVIOUS: before}, f"write {writes}"
+        gaps += killed
+        if not killed:
+            break
+    assert gaps >= 6
 
 
 def test_two_commands_on_one_line_at_once(project: tuple[LineConfig, Workspace]) -> None:

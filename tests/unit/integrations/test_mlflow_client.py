@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
 
 import pytest
 
@@ -88,3 +91,86 @@ def test_an_unusable_address_is_told_at_once(
     with pytest.raises(UserError, match=sentence), open_tracking(tmp_path):
         pass
     assert time.monotonic() - began < 1
+
+
+def _said_of(uri: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The sentence with which an address is refused, within seconds and without its password."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    began = time.monotonic()
+    with pytest.raises(UserError) as caught, open_tracking(root):
+        pass
+    assert time.monotonic() - began < 30  # importing MLflow included
+    told = str(caught.value)
+    assert "\n" not in told
+    assert not any(part in told for part in ("s3cret", "p@ss"))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("scheme", "driver"),
+    [("postgresql", "psycopg"), ("postgresql+psycopg2", "psycopg2"), ("mysql", "MySQLdb"), ("mssql", "pyodbc")],
+)
+def test_the_missing_driver_of_a_database_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, driver: str
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)  # type: ignore[arg-type]  # absent, whatever is installed
+    told = _said_of(f"{scheme}://me:s3cret@127.0.0.1:1/mlflow", tmp_path, monkeypatch)
+    assert told.startswith(f"MLflow at {scheme}://127.0.0.1:1/mlflow does not answer: install the driver {driver}")
+
+
+def _driver(error: Exception) -> ModuleType:
+    """The least that SQLAlchemy wants of PyMySQL, whose every connection fails."""
+
+    def connect(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    module: Any = ModuleType("pymysql")
+    module.__version__, module.paramstyle, module.VERSION = "1.1.0", "pyformat", (1, 1, 0)
+    module.connect = connect
+    for name in ("Error", "OperationalError", "ProgrammingError", "InterfaceError", "InternalError"):
+        setattr(module, name, type(error))
+    return module  # type: ignore[no-any-return]
+
+
+def test_a_database_that_is_not_there_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OperationalError(Exception):
+        pass
+
+    refused = OperationalError("no connection to mysql://me:s3cret@db/mlflow\n\tIs the server running?")
+    monkeypatch.setitem(sys.modules, "pymysql", _driver(refused))
+    told = _said_of("mysql+pymysql://me:s3cret@db/mlflow", tmp_path, monkeypatch)
+    assert told.startswith("MLflow at mysql+pymysql://db/mlflow does not answer: ")
+    assert "OperationalError) no connection to mysql://db/mlflow; start the server" in told
+    assert not caplog.records
+
+
+def test_a_database_that_mlflow_cannot_use_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"damaged" * 1000)
+    told = _said_of(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, monkeypatch)
+    assert "does not answer: (sqlite3.DatabaseError) file is not a database" in told
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://me:p@ss@db/mlflow",  # SQLAlchemy takes `ss@db` for the host, and its driver would show it
+        "postgresql://me:p@ss:s3cret@db/mlflow",
+        "postgresql://me:s3cret@db:port/mlflow",
+    ],
+)
+def test_a_database_address_that_is_not_split_as_it_is_meant_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    told = _said_of(uri, tmp_path, monkeypatch)
+    assert "an @ in the password is written %40" in told
+    assert " ss" not in told
+
+
+def test_an_error_of_the_callers_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="absent"), open_tracking(tmp_path):
+        raise ModuleNotFoundError("absent", name="absent")
