@@ -32,8 +32,6 @@ REPLACES = "replaces"
 # Tags of a version that was withdrawn from service, and of one that somebody said no to.
 ROLLED_BACK = ("rolled_back_at", "rolled_back_by", "rollback_reason")
 REJECTED = ("rejected_at", "rejected_by", "rejected_reason")
-# What the gate said of a challenger, until it is proposed anew.
-KEPT, NEEDS_HUMAN = ("kept_at", "kept_reason"), ("needs_human_at", "needs_human_reason")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST",)
 
 

@@ -14,8 +14,6 @@ from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.integrations.mlflow_registry import (
     CHALLENGER,
     CHAMPION,
-    KEPT,
-    NEEDS_HUMAN,
     PREVIOUS,
     REJECTED,
     REPLACES,
@@ -27,6 +25,7 @@ from stlm_core.integrations.mlflow_registry import (
 from stlm_core.promotion.candidate import Decision
 from stlm_core.steps.judgement import judge
 from stlm_core.steps.promotion_records import keep_decision, keep_reference
+from stlm_core.steps.version_tags import KEPT, NEEDS_HUMAN
 
 _LONGEST_REASON = 1000  # characters
 _LONGEST_TAG = 4500  # characters; MLflow takes 5000

@@ -16,8 +16,6 @@ from stlm_core.integrations.mlflow_client import Tracking, open_tracking, withou
 from stlm_core.integrations.mlflow_registry import (
     CHALLENGER,
     CHAMPION,
-    KEPT,
-    NEEDS_HUMAN,
     REJECTED,
     ROLLED_BACK,
     Registry,
@@ -32,7 +30,7 @@ from stlm_core.runtime.model import DetectorSession
 from stlm_core.steps.card_excerpt import excerpt
 from stlm_core.steps.contract import StepResult, run_step
 from stlm_core.steps.provenance import require_made_from
-from stlm_core.steps.version_tags import version_tags
+from stlm_core.steps.version_tags import KEPT, NEEDS_HUMAN, version_tags
 from stlm_core.steps.workspace import Workspace
 
 REGISTRATION = "registration.json"

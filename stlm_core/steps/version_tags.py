@@ -1,4 +1,4 @@
-"""The tags that a registered version has from its first moment."""
+"""The tags that a registered version has from its first moment, and those of what the gate says of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from stlm_core.promotion.gate import COMPARED
 
 IMAGE_DIGEST = "STLM_IMAGE_DIGEST"
 """Environment variable: the container image this runs in, ``name@sha256:...`` or the digest alone."""
+
+KEPT, NEEDS_HUMAN = ("kept_at", "kept_reason"), ("needs_human_at", "needs_human_reason")
+"""Why a challenger was kept back, or waits for a person; until it is proposed anew."""
 
 _DIGEST = re.compile(r"([^@\s]+@)?sha256:[0-9a-f]{64}")
 _REMEDY = "run the step that makes it again"
