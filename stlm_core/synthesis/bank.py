@@ -141,12 +141,12 @@ class Bank:
                 f"{folder}: {len(index)} index rows, views {views.shape} and masks {masks.shape} do not fit "
                 f"together; {_REPAIR}"
             )
-        as_they_are = int((index["seed"] == 0).sum())
-        if fractions.shape != (as_they_are, side, side, 3):
+        bank = cls(folder, index, views, masks, fractions)
+        if fractions.shape != (len(bank._places), side, side, 3):
             raise UserError(
-                f"{folder}: {as_they_are} images and fractions {fractions.shape} do not fit together; {_REPAIR}"
+                f"{folder}: {len(bank._places)} images and fractions {fractions.shape} do not fit together; {_REPAIR}"
             )
-        return cls(folder, index, views, masks, fractions)
+        return bank
 
     def __len__(self) -> int:
         return self._views.shape[0]
