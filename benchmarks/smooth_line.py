@@ -21,7 +21,7 @@ _SETS = (("train/good", 60), ("test/good", 24), ("test/scratch", 32))
 
 
 def surface(rng: np.random.Generator, side: int = SIDE) -> npt.NDArray[np.float32]:
-    """A surface before the camera's noise: levels (side, side), a slope whose direction and brightness vary a little."""
+    """A surface before the camera's noise, levels (side, side): a slope, a little different in every image."""
     down, right = np.mgrid[0:side, 0:side].astype(np.float32) / side
     angle = rng.normal(0.0, 0.15)
     along = np.cos(angle) * right + np.sin(angle) * down
