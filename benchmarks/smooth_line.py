@@ -3,7 +3,7 @@
 ``python -m benchmarks.smooth_line FOLDER`` writes it in MVTec's layout, for
 ``python -m benchmarks.accuracy run RESULTS --line smooth=FOLDER``. Every image is a slope of light over 1024 x 1024
 pixels, from some 20 to 27 levels, with a camera's noise of 1.5 levels, which shrinking to the network's size takes
-away; the defects are thin scratches, a few levels brighter or darker.
+away, and the brighter table at both sides; the defects are thin scratches, a few levels brighter or darker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 SIDE = 1024
-_DARK, _RISE, _NOISE = 20.0, 7.0, 1.5  # levels
+_DARK, _RISE, _TABLE, _NOISE = 20.0, 7.0, 60.0, 1.5  # levels
 _SETS = (("train/good", 60), ("test/good", 24), ("test/scratch", 32))
 
 
@@ -25,7 +25,10 @@ def surface(rng: np.random.Generator, side: int = SIDE) -> npt.NDArray[np.float3
     down, right = np.mgrid[0:side, 0:side].astype(np.float32) / side
     angle = rng.normal(0.0, 0.15)
     along = np.cos(angle) * right + np.sin(angle) * down
-    return np.asarray(_DARK + rng.normal(0.0, 0.5) + _RISE * rng.uniform(0.9, 1.1) * along, np.float32)
+    levels = np.asarray(_DARK + rng.normal(0.0, 0.5) + _RISE * rng.uniform(0.9, 1.1) * along, np.float32)
+    edge = round((0.06 + rng.normal(0, 0.004)) * side)
+    levels[:, :edge] = levels[:, -edge:] = _TABLE
+    return levels
 
 
 def scratch(rng: np.random.Generator, side: int = SIDE) -> npt.NDArray[np.bool_]:
