@@ -91,19 +91,21 @@ def promote(
     _check_reason(reason, needed=force)
     with open_tracking(config.root) as tracking, registry_lock(config.root, config.name):
         registry = Registry(tracking, config.name)
-        seen: tuple[Version | None, Version | None] | None = None
         for _ in range(_ATTEMPTS):
             # What takes long, before the lock; under it, only a look whether it still holds.
             champion, challenger = registry.at(CHAMPION), registry.at(CHALLENGER)
             if champion is None and challenger is None:
-                raise UserError(f"line {config.name}: no challenger in {tracking.store}; run `stlm register` first")
+                back = _last_in_service(registry)
+                way = f", or `stlm rollback --line {config.name}` to put version {back.number} back" if back else ""
+                raise UserError(
+                    f"line {config.name}: no challenger in {tracking.store}; run `stlm register` first{way}"
+                )
             waiting = challenger is not None and challenger.number != (champion.number if champion else None)
             decision = judge(config, registry, challenger, champion) if challenger is not None and waiting else None
             if dry_run:
                 return _outcome(config, champion, challenger, decision, registry, (force, reason), dry_run=True)
             with registry.locked("promote"):
-                seen = registry.at(CHAMPION), registry.at(CHALLENGER)
-                if seen != (champion, challenger):
+                if (registry.at(CHAMPION), registry.at(CHALLENGER)) != (champion, challenger):
                     continue
                 result = _outcome(config, champion, challenger, decision, registry, (force, reason))
                 _carry_out(registry, result, champion, challenger, by)
@@ -134,8 +136,8 @@ def rollback(config: LineConfig, *, dry_run: bool = False, reason: str = "", by:
             raise UserError(f"line {config.name}: nothing is in service in {tracking.store}")
         with nullcontext() if dry_run else registry.locked("rollback"):
             champion = registry.at(CHAMPION)
-            back = _before(registry, champion) if champion else registry.at(PREVIOUS)
-            if back is None or (champion is None and ROLLED_BACK[0] in back.tags):
+            back = _before(registry, champion) if champion else _last_in_service(registry)
+            if back is None:
                 present = (
                     f"champion version {champion.number} has" if champion else "nothing is in service, and there is"
                 )
@@ -257,6 +259,12 @@ def _before(registry: Registry, champion: Version, *withdrawn: Version) -> Versi
             return found
         number = _replaced(found)
     return None
+
+
+def _last_in_service(registry: Registry) -> Version | None:
+    """What a champion whose version was deleted replaced, unless it was withdrawn."""
+    found = registry.at(PREVIOUS)
+    return None if found is not None and ROLLED_BACK[0] in found.tags else found
 
 
 def _left_behind(registry: Registry, challenger: Version) -> int | None:

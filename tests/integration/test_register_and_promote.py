@@ -549,6 +549,11 @@ def test_rollback_brings_the_previous_version_back_when_the_champion_was_deleted
     _promote_each(project, "r1", "r2", "r3")
     _lose_the_champion(config)
     assert _aliases(config) == {PREVIOUS: 2}
+    for dry_run in (True, False):
+        with pytest.raises(
+            UserError, match=r"`stlm register` first, or `stlm rollback --line tiny` to .* version 2 back"
+        ):
+            promote(config, dry_run=dry_run)
     plan = rollback(config, dry_run=True)
     assert (plan.champion, plan.withdrawn, plan.previous) == (2, None, 1)
     assert _aliases(config) == {PREVIOUS: 2}
@@ -571,6 +576,8 @@ def test_rollback_brings_no_withdrawn_version_back_when_the_champion_was_deleted
     _lose_the_champion(config)
     with pytest.raises(UserError, match="nothing is in service, and there is no previous one to go back to, or only"):
         rollback(config)
+    with pytest.raises(UserError, match=r"run `stlm register` first$"):
+        promote(config)
     assert _aliases(config) == {PREVIOUS: 1}
 
 
@@ -735,7 +742,7 @@ def test_two_commands_on_one_line_at_once(project: tuple[LineConfig, Workspace])
 
 def test_nothing_registered_is_a_clear_error(project: tuple[LineConfig, Workspace]) -> None:
     config, workspace = project
-    with pytest.raises(UserError, match=r"line tiny: no challenger in sqlite mlflow\.db; run `stlm register`"):
+    with pytest.raises(UserError, match=r"line tiny: no challenger in sqlite mlflow\.db; run `stlm register` first$"):
         promote(config)
     with pytest.raises(UserError, match="nothing is in service"):
         rollback(config)
