@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stlm_core.addresses import without_credentials, without_userinfo
 from stlm_core.errors import StlmError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _REGISTRY_VARIABLE = "MLFLOW_REGISTRY_URI"
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
-# To the last @, which may be in the password, too; so may a slash in a database's address, but a port is no password.
-_USERINFO = re.compile(r"://(?:[^/\s:@]*:(?!\d{1,5}/)\S*@|[^/\s]*@)")
 # MLflow's own defaults keep trying an absent server for minutes.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -61,16 +59,6 @@ class Tracking:
 def tracking_uri(root: Path) -> str:
     """``MLFLOW_TRACKING_URI``, or an SQLite database beside ``params.yaml``; may hold credentials."""
     return os.environ.get(URI_VARIABLE) or f"{_SQLITE}{root / 'mlflow.db'}"
-
-
-def without_credentials(uri: str) -> str:
-    """``uri`` without user, password, query and fragment; a path that is no address stays as it is."""
-    return re.sub(r"[?#].*$", "", _USERINFO.sub("://", uri)) if "://" in uri else uri
-
-
-def without_userinfo(message: str) -> str:
-    """A sentence without user and password in the addresses that it quotes."""
-    return _USERINFO.sub("://", message)
 
 
 def missing_database(uri: str) -> Path | None:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from stlm_core.addresses import without_userinfo
 from stlm_core.errors import StlmError, first_line
 from stlm_core.files import exclusive_lock, sha256_file
-from stlm_core.integrations.mlflow_client import Tracking, without_userinfo
+from stlm_core.integrations.mlflow_client import Tracking
 from stlm_core.integrations.names import MODEL_FILE
 from stlm_core.integrations.registry_lock import Lease, bakery_lock
 
@@ -249,8 +250,7 @@ class Registry:
 def store_of_files(failed: str) -> Iterator[None]:
     """Whatever goes wrong with the store of runs' files becomes an StlmError that starts with ``failed``.
 
-    Files lie behind MLflow's server or in a bucket, and the client of each kind has errors of its own, few of which are
-    OSErrors.
+    Files lie behind MLflow's server or in a bucket: each client has errors of its own, few of them OSErrors.
     """
     try:
         yield

@@ -10,9 +10,9 @@ from typing import Any
 
 from botocore import exceptions
 
+from stlm_core.addresses import plain_address
 from stlm_core.errors import UserError
 from stlm_core.files import write_bytes_atomic
-from stlm_core.integrations.versioning_failures import plain_address
 from stlm_core.integrations.versioning_probe import bucket_errors, patiently, s3_client
 
 URL_VARIABLE = "STLM_DATA_URL"

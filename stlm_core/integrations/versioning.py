@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from stlm_core.addresses import plain_address
 from stlm_core.errors import StlmError, UserError
 from stlm_core.integrations.versioning_failures import (
     cache_is_incomplete,
     git_ignores,
     not_transferred,
-    plain_address,
 )
 from stlm_core.integrations.versioning_probe import Remote, probe
 from stlm_core.integrations.versioning_process import run_dvc

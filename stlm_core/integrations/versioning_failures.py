@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from stlm_core.addresses import without_userinfo
 from stlm_core.errors import StlmError, UserError
 
 # Codes and words of the store or of DVC, the first that is found counts -> what to say after the remote's name.
@@ -41,8 +42,6 @@ _UNTRANSFERRED = re.compile(r"failed to transfer '([0-9a-f]{32})'")
 _UNSAVED = re.compile(r"Can't remove the following unsaved files")
 _IGNORED = re.compile(r"bad DVC file name '(.*)' is git-ignored")
 _INTERRUPTED = "cannot be reached; what was transferred is kept, run the command again when the server answers"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_IN_ADDRESS = re.compile(r"[^\s'\"]*:[^\s'\"]*@")
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -117,13 +116,4 @@ def without_secrets(text: str) -> str:
     for name in _SECRETS:
         if secret := os.environ.get(name):
             text = text.replace(secret, f"<{name}>")
-    return _IN_ADDRESS.sub("", text)
-
-
-def plain_address(address: str) -> str:
-    """``address`` without what stands before an ``@`` or after a ``?`` or ``#``, where credentials could be."""
-    before, _, after = address.rpartition("@")
-    scheme = _SCHEME.match(before)
-    if re.search(r"[?#]", before):  # which of the two holds the secret, nobody can tell
-        after = "…"
-    return (scheme[0] if scheme else "") + re.split(r"[?#]", after)[0]
+    return without_userinfo(text)

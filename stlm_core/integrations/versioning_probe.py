@@ -17,11 +17,11 @@ import boto3
 from botocore import exceptions
 from botocore.config import Config
 
+from stlm_core.addresses import plain_address
 from stlm_core.errors import UserError
 from stlm_core.integrations.versioning_failures import (
     UnreachableError,
     is_connection_failure,
-    plain_address,
     store_failure,
     without_secrets,
 )

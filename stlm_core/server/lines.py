@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from stlm_core.addresses import without_credentials
 from stlm_core.errors import StlmError, UserError, first_line
-from stlm_core.integrations.mlflow_client import without_credentials
 from stlm_core.server.cache import Cache
 from stlm_core.server.champion import Candidate, Champion, prepare
 from stlm_core.server.logs import log

@@ -20,7 +20,6 @@ _ASSIGNED = re.compile(
     r"(?:(?:bearer|basic)\s+)?[\"']?[^\s\"'&,;]+",
     re.IGNORECASE,
 )
-_AUTHORITY = re.compile(r"(\w://)[^\s/\"']*@")
 _SECRET_VARIABLE = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY")
 
 
@@ -88,8 +87,7 @@ def without_credentials(message: str) -> str:
     for name, value in os.environ.items():
         if len(value) > 3 and _SECRET_VARIABLE.search(name):
             message = message.replace(value, f"<{name}>")
-    message = _AUTHORITY.sub(r"\1", message)
-    return without_secrets(_ASSIGNED.sub(r"\1<hidden>", message))
+    return _ASSIGNED.sub(r"\1<hidden>", without_secrets(message))
 
 
 def shortened(message: str) -> str:

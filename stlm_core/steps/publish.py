@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from stlm_core.addresses import plain_address
 from stlm_core.config import LineConfig, load_line
 from stlm_core.data.catalog import catalog_bytes, open_catalog
 from stlm_core.data.catalog_check import check_catalog
@@ -13,7 +14,6 @@ from stlm_core.errors import UserError
 from stlm_core.integrations import versioning
 from stlm_core.integrations.revision import git_revision
 from stlm_core.integrations.shelf import Shelf
-from stlm_core.integrations.versioning_failures import plain_address
 from stlm_core.steps.line_versions import (
     LineVersion,
     latest_name,

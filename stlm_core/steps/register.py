@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stlm_core.addresses import without_credentials
 from stlm_core.config import SECTIONS, TRAINED_SECTIONS, LineConfig
 from stlm_core.errors import UserError
 from stlm_core.evaluation.evidence import FILE as EVIDENCE
 from stlm_core.files import read_json_object, sha256_bytes, sha256_file, write_json_atomic
-from stlm_core.integrations.mlflow_client import Tracking, open_tracking, without_credentials
+from stlm_core.integrations.mlflow_client import Tracking, open_tracking
 from stlm_core.integrations.mlflow_registry import (
     CHALLENGER,
     CHAMPION,

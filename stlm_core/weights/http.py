@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from stlm_core.addresses import without_credentials
 from stlm_core.errors import UserError
 from stlm_core.weights.download import ByteStream, Opened, RangeOpener, RangeRefusedError, TransferInterruptedError
 
@@ -17,13 +18,6 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _RANGE_NOT_SATISFIABLE = 416
 _PARTIAL_CONTENT = 206
-
-
-def redacted(address: str) -> str:
-    """The address without query and user name: both may hold secrets, for example a presigned signature."""
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
 
 
 def http_opener(address: str, timeout: float) -> RangeOpener:
@@ -36,11 +30,11 @@ def http_opener(address: str, timeout: float) -> RangeOpener:
         parts = urlsplit(address)
         host = parts.hostname
     except ValueError as error:
-        raise UserError(f"`{address.partition('?')[0]}`: not a usable address: {error}") from None
+        raise UserError(f"`{without_credentials(address)}`: not a usable address: {error}") from None
     if not host:
-        raise UserError(f"{redacted(address)}: not a usable address: it has no host name")
+        raise UserError(f"{without_credentials(address)}: not a usable address: it has no host name")
     if "@" in parts.netloc:
-        raise UserError(f"{redacted(address)}: a user name or password in the address is not supported")
+        raise UserError(f"{without_credentials(address)}: a user name or password in the address is not supported")
 
     @contextmanager
     def open_at(offset: int) -> Iterator[Opened]:
@@ -55,7 +49,7 @@ def http_opener(address: str, timeout: float) -> RangeOpener:
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             raise TransferInterruptedError(f"cannot be reached: {_reason(error)}") from None
         except (ValueError, UnicodeError) as error:
-            raise UserError(f"{redacted(address)}: not a usable address: {error}") from None
+            raise UserError(f"{without_credentials(address)}: not a usable address: {error}") from None
         with response:
             start, total = _extent(response, offset)
             yield Opened(_BodyStream(response), start, total)
@@ -85,7 +79,7 @@ def _refusal(error: urllib.error.HTTPError, address: str) -> Exception:
     answer = f"the server answers {error.code} {error.reason}"
     if error.code in _PASSING_STATUS:
         return TransferInterruptedError(answer)
-    return UserError(f"{redacted(address)}: {answer}; check the address, or give another one with --from")
+    return UserError(f"{without_credentials(address)}: {answer}; check the address, or give another one with --from")
 
 
 def _reason(error: Exception) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from stlm_core.addresses import without_credentials
 from stlm_core.errors import UserError
 from stlm_core.files import sha256_file
 from stlm_core.weights.catalog import CATALOG, PretrainedFile
-from stlm_core.weights.http import redacted
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -88,7 +88,7 @@ def fetch_command(entry: PretrainedFile, given: str | None = None, sha256: str |
     """The shell command that puts the file into the cache folder."""
     command = f"stlm weights fetch {entry.name}"
     if given is not None:
-        command += f" --from {redacted(given)}"
+        command += f" --from {without_credentials(given)}"
     if sha256 is not None and sha256.lower() != entry.sha256:
         command += f" --sha256 {sha256.lower()}"
     return command

@@ -19,6 +19,7 @@ from stlm_core.steps.workspace import STEPS, Workspace
 
 # Modules that every step uses and that do not decide what it makes.
 PLUMBING = (
+    "addresses",
     "errors",
     "files",
     "progress",

@@ -12,31 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from stlm_core.errors import UserError
-from stlm_core.integrations.mlflow_client import open_tracking, tracking_uri, without_credentials, without_userinfo
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://user:pass@host:5000/path?token=1#x", "http://host:5000/path"),
-        ("postgresql+psycopg2://me:secret@db/mlflow", "postgresql+psycopg2://db/mlflow"),
-        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
-        ("https://host/a@b", "https://host/a@b"),
-        ("https://me:p@ss@w0rd@host/path", "https://host/path"),
-        ("postgresql://me:se/cr@t@db/mlflow", "postgresql://db/mlflow"),
-        ("http://:secret/1@db", "http://db"),
-        ("https://host:8080/a@b", "https://host:8080/a@b"),
-        ("../images/run#2", "../images/run#2"),
-        ("../data/bottle", "../data/bottle"),
-    ],
-)
-def test_credentials_are_never_shown(uri: str, shown: str) -> None:
-    assert without_credentials(uri) == shown
-
-
-def test_no_password_is_left_in_what_a_server_said() -> None:
-    said = "no answer from https://me:p@ss@host:5000/api, nor from http://a:b@other"
-    assert without_userinfo(said) == "no answer from https://host:5000/api, nor from http://other"
+from stlm_core.integrations.mlflow_client import open_tracking, tracking_uri
 
 
 def test_the_default_is_a_database_beside_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
