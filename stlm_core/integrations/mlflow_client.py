@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stlm_core.addresses import without_credentials, without_userinfo
@@ -16,20 +16,34 @@ from stlm_core.errors import StlmError, UserError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from sqlalchemy import Dialect
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _REGISTRY_VARIABLE = "MLFLOW_REGISTRY_URI"
+# What is used where an address is not set.
+_OTHERWISE = {URI_VARIABLE: "a database beside params.yaml is used", _REGISTRY_VARIABLE: f"{URI_VARIABLE} is used"}
 _SQLITE = "sqlite:///"
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_CONNECT_SECONDS = 8
 # MLflow's own defaults keep trying an absent server for minutes.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "PGCONNECT_TIMEOUT": "8",
+    "PGCONNECT_TIMEOUT": str(_CONNECT_SECONDS),
 }
 # The databases that SQLAlchemy reaches by a driver, which does not come with MLflow.
 _DATABASES = ("postgresql", "mysql", "mssql")
+# Drivers -> what they call the seconds after which connecting is given up; PostgreSQL's ask the environment.
+_TIMEOUTS = {
+    "mysqldb": "connect_timeout",
+    "pymysql": "connect_timeout",
+    "mariadbconnector": "connect_timeout",
+    "mysqlconnector": "connection_timeout",
+    "pyodbc": "timeout",
+    "pymssql": "login_timeout",
+}
+_SCHEMES = ("http", "https", "sqlite", *_DATABASES, "databricks", "databricks-uc", "uc", "file", "")
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -68,7 +82,7 @@ def missing_database(uri: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
+def open_tracking(root: Path, uri: str | None = None, *, models: bool = True) -> Iterator[Tracking]:
     """Connect to the MLflow of the project in ``root`` and make it MLflow's current one meanwhile.
 
     Environment and MLflow's global address are put back at the end. Settings of MLflow that the user has made in the
@@ -76,17 +90,23 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
 
     Args:
         uri: another address, for models and runs alike, whatever the environment says.
+        models: whether a registry apart (``MLFLOW_REGISTRY_URI``) has to answer, too.
 
     Raises:
         UserError: the address is not usable, or nothing answers there.
         StlmError: MLflow refused a request made inside the ``with`` block.
     """
     registry = {} if uri is None else {_REGISTRY_VARIABLE: uri}
+    apart = os.environ.get(_REGISTRY_VARIABLE) if models and uri is None else None
     uri = uri or tracking_uri(root)
-    database = _sqlite_file(uri)
-    if database is not None:
-        _check_database(database, uri)
-    with _environment(registry, keep=False), _environment({**_PATIENCE, **_QUIET}, keep=True):
+    database = _usable(uri, URI_VARIABLE)
+    if apart:
+        _usable(apart, _REGISTRY_VARIABLE)
+    with (
+        _environment(registry, keep=False),
+        _environment({**_PATIENCE, **_QUIET}, keep=True),
+        _impatient_drivers(uri, apart or uri),
+    ):
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -95,7 +115,9 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
         before = os.environ.get(URI_VARIABLE)
         try:
             mlflow.set_tracking_uri(uri)
-            client = _answering(uri)
+            client = _answering(uri, URI_VARIABLE)
+            if apart and apart != uri:
+                _answering(apart, _REGISTRY_VARIABLE)
             yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
         except MlflowException as error:
             told = without_userinfo(first_line(error))
@@ -104,22 +126,26 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
             mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
 
 
-def _answering(uri: str) -> MlflowClient:
-    """A client of what has answered at ``uri``."""
+def _answering(uri: str, variable: str) -> MlflowClient:
+    """A client of what has answered at ``uri``, the address of the runs or, by its ``variable``, of the models."""
     from mlflow import MlflowClient
 
     try:
-        if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+        if _kind(uri) in _DATABASES:
             _connect(uri)
-        client = MlflowClient(tracking_uri=uri)
         with _environment(_PROBE, keep=False):
-            client.search_experiments(max_results=1)
+            if variable == URI_VARIABLE:
+                client = MlflowClient(tracking_uri=uri)
+                client.search_experiments(max_results=1)
+            else:
+                client = MlflowClient(registry_uri=uri)
+                client.search_registered_models(max_results=1)
         return client
     except _failures(uri) as error:
         told = without_credentials(first_line(error))
         raise UserError(
-            f"MLflow at {without_credentials(uri)} does not answer: {told}; start the server or change {URI_VARIABLE} "
-            "(when it is not set, a database beside params.yaml is used)"
+            f"MLflow at {without_credentials(uri)} does not answer: {told}; start the server or change {variable} "
+            f"(when it is not set, {_OTHERWISE[variable]})"
         ) from None
 
 
@@ -149,11 +175,16 @@ def _failures(uri: str) -> tuple[type[Exception], ...]:
     """MLflow's own errors, and those that it passes on where ``uri`` is a database: these take a second to import."""
     from mlflow.exceptions import MlflowException
 
-    if urlsplit(uri).scheme.partition("+")[0] not in ("sqlite", *_DATABASES):
+    if _kind(uri) not in ("sqlite", *_DATABASES):
         return (MlflowException,)
     from sqlalchemy.exc import SQLAlchemyError
 
     return MlflowException, SQLAlchemyError
+
+
+def _kind(uri: str) -> str:
+    """The scheme of an address without the driver of a database."""
+    return urlsplit(uri).scheme.partition("+")[0]
 
 
 def _store_name(uri: str, database: Path | None) -> str:
@@ -161,14 +192,18 @@ def _store_name(uri: str, database: Path | None) -> str:
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    scheme = urlsplit(uri).scheme
-    if scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "") and "+" not in scheme:
-        raise UserError(f"{URI_VARIABLE}: `{without_credentials(uri)}` is not an address that MLflow knows")
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
 
 
-def _check_database(database: Path, uri: str) -> None:
-    """MLflow would retry what is checked here for minutes, with a traceback each time."""
+def _usable(uri: str, variable: str) -> Path | None:
+    """The local database that ``uri`` names, if any. MLflow would retry what is checked here for minutes, with a
+    traceback each time."""
+    scheme = urlsplit(uri).scheme
+    if scheme not in _SCHEMES and "+" not in scheme:
+        raise UserError(f"{variable}: `{without_credentials(uri)}` is not an address that MLflow knows")
+    database = _sqlite_file(uri)
+    if database is None:
+        return None
     if not database.parent.is_dir():
         raise UserError(f"{uri}: the folder {database.parent} does not exist")
     if not os.access(database.parent, os.W_OK):
@@ -180,7 +215,8 @@ def _check_database(database: Path, uri: str) -> None:
     except OSError as error:
         raise UserError(f"{database}: cannot be read: {error.strerror or error}") from None
     if start and start != _SQLITE_MAGIC:
-        raise UserError(f"{database}: not an SQLite database; move it away or change {URI_VARIABLE}")
+        raise UserError(f"{database}: not an SQLite database; move it away or change {variable}")
+    return database
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -201,3 +237,28 @@ def _environment(values: Mapping[str, str], *, keep: bool) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _impatient_drivers(*uris: str) -> Iterator[None]:
+    """For a while no driver of a database waits for longer than PostgreSQL's, unless its address says so: neither the
+    first connection nor those that MLflow makes later."""
+    if not {"mysql", "mssql"} & {_kind(uri) for uri in uris}:
+        yield
+        return
+    from sqlalchemy import Engine, event
+
+    if event.contains(Engine, "do_connect", _give_up_early):  # by an open connection around this one
+        yield
+        return
+    event.listen(Engine, "do_connect", _give_up_early)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "do_connect", _give_up_early)
+
+
+def _give_up_early(dialect: Dialect, _record: object, _arguments: object, settings: dict[str, Any]) -> None:
+    name = _TIMEOUTS.get(dialect.driver)
+    if name is not None and not {name, "connect_timeout"} & settings.keys():
+        settings[name] = _CONNECT_SECONDS

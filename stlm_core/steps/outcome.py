@@ -76,7 +76,7 @@ def record_outcome(line: str, outcome: RunOutcome, root: Path, experiment: str |
         END_STATES.get(state, "FAILED"),
         tags,
     )
-    with open_tracking(root) as tracking:
+    with open_tracking(root, models=False) as tracking:
         run_id, created = record_end(tracking, ended)
     return RecordedOutcome(run_id, ended.experiment, ended.status, created)
 

@@ -94,15 +94,18 @@ def test_the_missing_driver_of_a_database_is_named(
     assert told.startswith(f"MLflow at {scheme}://127.0.0.1:1/mlflow does not answer: install the driver {driver}")
 
 
-def _driver(error: Exception) -> ModuleType:
-    """The least that SQLAlchemy wants of PyMySQL, whose every connection fails."""
+def _driver(error: Exception, asked: dict[str, Any] | None = None, name: str = "pymysql") -> ModuleType:
+    """The least that SQLAlchemy wants of a driver, whose every connection fails; ``asked`` gets its settings."""
 
-    def connect(*_: Any, **__: Any) -> NoReturn:
+    def connect(*_: Any, **settings: Any) -> NoReturn:
+        if asked is not None:
+            asked.update(settings)
         raise error
 
-    module: Any = ModuleType("pymysql")
+    module: Any = ModuleType(name)
     module.__version__, module.paramstyle, module.VERSION = "1.1.0", "pyformat", (1, 1, 0)
-    module.connect = connect
+    module.version, module.pooling, module.version_info = "5.1.0", False, (2, 2, 0)
+    module.connect, module.Cursor = connect, type("Cursor", (), {})
     for name in ("Error", "OperationalError", "ProgrammingError", "InterfaceError", "InternalError"):
         setattr(module, name, type(error))
     return module  # type: ignore[no-any-return]
@@ -120,6 +123,81 @@ def test_a_database_that_is_not_there_is_told_in_one_sentence(
     assert told.startswith("MLflow at mysql+pymysql://db/mlflow does not answer: ")
     assert "OperationalError) no connection to mysql://db/mlflow; start the server" in told
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("scheme", "driver", "setting"),
+    [
+        ("mysql", "MySQLdb", "connect_timeout"),
+        ("mysql+pymysql", "pymysql", "connect_timeout"),
+        ("mysql+mysqlconnector", "mysql.connector", "connection_timeout"),
+        ("mysql+mariadbconnector", "mariadb", "connect_timeout"),
+        ("mssql", "pyodbc", "timeout"),
+        ("mssql+pymssql", "pymssql", "login_timeout"),
+    ],
+)
+def test_a_database_is_not_waited_for_longer_than_its_driver_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, driver: str, setting: str
+) -> None:
+    asked: dict[str, Any] = {}
+    module = _driver(ConnectionError("no answer"), asked, driver)
+    monkeypatch.setitem(sys.modules, driver, module)
+    if "." in driver:
+        package: Any = ModuleType(driver.partition(".")[0])
+        setattr(package, driver.partition(".")[2], module)
+        monkeypatch.setitem(sys.modules, package.__name__, package)
+    _said_of(f"{scheme}://me:s3cret@db/mlflow", tmp_path, monkeypatch)
+    assert asked[setting] == 8
+    if scheme.startswith("mysql"):  # the user's own counts
+        asked.clear()
+        _said_of(f"{scheme}://me:s3cret@db/mlflow?connect_timeout=30", tmp_path, monkeypatch)
+        assert [int(value) for name, value in asked.items() if name.endswith("timeout")] == [30]
+    from sqlalchemy import create_engine  # another engine than MLflow's is left alone
+
+    asked.clear()
+    with pytest.raises(Exception, match="no answer"):
+        create_engine(f"{scheme}://me@db/other").connect()
+    assert setting not in asked
+
+
+def test_a_registry_apart_that_is_not_there_is_told_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for uri, sentence in [
+            (f"http://me:s3cret@127.0.0.1:{port}", f"MLflow at http://127.0.0.1:{port} does not answer: "),
+            (f"http://me:s3cret@127.0.0.1:{silent.getsockname()[1]}", "does not answer: "),
+            ("gopher://me:s3cret@host", "MLFLOW_REGISTRY_URI: `gopher://host` is not an address that MLflow knows"),
+            (f"sqlite:///{tmp_path}/absent/models.db", "absent does not exist"),
+            ("postgresql://me:p@ss@db/mlflow", "an @ in the password is written %40"),
+        ]:
+            monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
+            began = time.monotonic()
+            with pytest.raises(UserError) as caught, open_tracking(tmp_path):
+                pass
+            told = str(caught.value)
+            assert sentence in told
+            assert "MLFLOW_REGISTRY_URI" in told or "does not exist" in told
+            assert "change MLFLOW_TRACKING_URI" not in told
+            assert not any(part in told for part in ("s3cret", "p@ss", "\n"))
+            assert time.monotonic() - began < 60  # the database of the runs is made meanwhile
+        with open_tracking(tmp_path, models=False):  # who asks for no model does not need it
+            pass
+
+
+def test_a_registry_apart_that_answers_has_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/models.db")
+    with open_tracking(tmp_path) as tracking:
+        tracking.client.create_registered_model("stlm-caps")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI")
+    for name, models in (("models", ["stlm-caps"]), ("mlflow", [])):
+        with open_tracking(tmp_path, f"sqlite:///{tmp_path}/{name}.db") as tracking:
+            assert [model.name for model in tracking.client.search_registered_models()] == models
 
 
 def test_a_database_that_mlflow_cannot_use_is_told_in_one_sentence(
