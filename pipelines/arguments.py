@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.placement import Images
+from pipelines.placement import WEIGHTS, Images
 from stlm_core.config import LineConfig, as_parameter
+from stlm_core.errors import UserError
 from stlm_core.steps.contract import code_version
+from stlm_core.weights.store import is_address
 
 # Sections that are parameters of the training pipeline; `data` comes with the published version of the images.
 TRAINING_SECTIONS = (
@@ -25,6 +28,21 @@ TRAINING_SECTIONS = (
 )
 
 
+# Settings that may name a folder or file of this machine, and what null stands for.
+_OWN = {("synthesize", "textures"): "the built-in ones", ("teacher", "weights"): "the pinned file"}
+
+
+def own_files(config: LineConfig) -> dict[tuple[str, str], str]:
+    """Section and name of the settings that name a folder or file which no container has, and its path as written."""
+    given = {(section, name): getattr(getattr(config, section), name) for section, name in _OWN}
+    return {setting: path for setting, path in given.items() if path is not None and not _is_mounted(path)}
+
+
+def _is_mounted(path: str) -> bool:
+    inside = PurePosixPath(path)
+    return is_address(path) or (inside.is_relative_to(WEIGHTS) and ".." not in inside.parts)
+
+
 def training_pipeline_name(config: LineConfig) -> str:
     """Which training pipeline the line's resources ask for."""
     return "training-gpu" if config.resources.gpus else "training-cpu"
@@ -37,7 +55,16 @@ def training_arguments(
 
     ``digests``: what the images hold, by their names in :class:`Images`, so that the orchestrator's cache
     notices new code behind an old name; see :func:`digests_of`.
+
+    Raises:
+        UserError: a setting names a folder or file that no container has.
     """
+    for (section, name), path in own_files(config).items():
+        raise UserError(
+            f"line {config.name}: {section}.{name}: `{path}` is in no container of the pipeline; copy it into the "
+            f"volume stlm-weights and set it to {WEIGHTS}/{PurePosixPath(path).name}, or to null for "
+            f"{_OWN[section, name]}"
+        )
     sections = config.model_dump(mode="json", by_alias=True)
     resources = config.resources
     return {

@@ -17,13 +17,14 @@ from docker.types import Mount
 from kfp import local
 from kfp.components import load_component_from_text
 
-from pipelines.arguments import training_arguments, training_pipeline_name
+from pipelines.arguments import own_files, training_arguments, training_pipeline_name
 from pipelines.compilation import compile_pipeline
 from pipelines.local_runner import Containers, FailedContainer
 from pipelines.local_services import Services, check_store, clean_environment, docker_client, has_image, start_services
-from pipelines.placement import USER, Images
+from pipelines.placement import USER, WEIGHTS, Images
 from stlm_core.config import LineConfig, load_line
 from stlm_core.errors import StlmError, UserError
+from stlm_core.files import sha256_tree
 from stlm_core.teachers.registry import needed_weights
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -44,7 +45,7 @@ class LocalRun:
         Raises:
             UserError: no container engine, images that were not built, or data that cannot be published.
         """
-        config = load_line(self.params, line)
+        config = self.with_own_files(load_line(self.params, line))
         client = docker_client()
         missing = [image for image in self._used().values() if not has_image(client, image)]
         if missing:
@@ -60,6 +61,25 @@ class LocalRun:
         for name in needed_weights(config.teacher, config.model):
             _program(project, weights, "stlm", "weights", "fetch", name)
         return config, services
+
+    def with_own_files(self, config: LineConfig) -> LineConfig:
+        """The line with its own textures and weights copied to where its containers have them.
+
+        Each copy is named by its content, too: other content is another setting, which the steps' caches notice.
+
+        Raises:
+            UserError: there is no such folder or file.
+        """
+        for (section, setting), path in own_files(config).items():
+            source = config.resolve(path)
+            there, kind = (source.is_dir(), "folder") if setting == "textures" else (source.is_file(), "file")
+            if not there:
+                raise UserError(f"line {config.name}: {section}.{setting}: {source}: no such {kind}")
+            name = f"{source.stem}-{sha256_tree(source)[:12]}{source.suffix}"
+            _copy_once(source, self.state / "weights" / name)
+            values = getattr(config, section).model_copy(update={setting: f"{WEIGHTS}/{name}"})
+            config = config.model_copy(update={section: values})
+        return config
 
     def train(self, config: LineConfig, services: Services, *, force: bool = False) -> list[FailedContainer]:
         """Run the compiled training pipeline of the line; the containers that failed, none of them if all went well."""
@@ -95,12 +115,12 @@ class LocalRun:
             runner=local.DockerRunner(
                 user=f"{user[0]}:{user[1]}",
                 network=services.network,
-                environment={**services.for_containers(), "STLM_WEIGHTS": "/weights", "COLUMNS": "120"},
+                environment={**services.for_containers(), "STLM_WEIGHTS": WEIGHTS, "COLUMNS": "120"},
                 read_only=True,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 mounts=[
-                    Mount("/weights", str(self.state / "weights"), type="bind", read_only=True),
+                    Mount(WEIGHTS, str(self.state / "weights"), type="bind", read_only=True),
                     Mount("/tmp", None, type="volume"),
                 ],
             ),
@@ -180,6 +200,21 @@ def bytes_of(quantity: str) -> int:
     if match is None:
         raise UserError(f"resources: {quantity!r} is not an amount of memory such as 6Gi")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _copy_once(source: Path, target: Path) -> None:
+    """Copy a file, or the files of a folder, whole or not at all, with the rights that new files have: who reads them
+    in a container may be another user."""
+    if target.exists():
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for file in [source] if source.is_file() else sorted(source.rglob("*")):
+        if file.is_file():
+            copy = partial / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    partial.rename(target)
 
 
 def _inside(config: LineConfig, setting: str, path: str, remedy: str) -> Path:

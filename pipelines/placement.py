@@ -11,6 +11,7 @@ from kfp.dsl import PipelineTask
 from components import command
 
 USER = 10001  # of the images
+WEIGHTS = "/weights"  # where tasks have the pretrained weights, and what else of a line's own is put beside them
 # Keys of the ConfigMap, and the variables they become: boto3 reads the region from AWS_DEFAULT_REGION only.
 CONFIG = {
     "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI",
@@ -61,7 +62,7 @@ def with_digest(task: PipelineTask, image: str) -> PipelineTask:
 
 def with_weights(task: PipelineTask) -> PipelineTask:
     """The pretrained weights."""
-    kubernetes.mount_pvc(task, pvc_name="stlm-weights", mount_path="/weights")
+    kubernetes.mount_pvc(task, pvc_name="stlm-weights", mount_path=WEIGHTS)
     return task
 
 

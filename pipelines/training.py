@@ -130,17 +130,19 @@ def training_pipeline(images: Images, *, gpu: bool) -> BaseComponent:
                     "Validate the images",
                 )
                 manifest = checked.outputs["manifest"]
-                bank = on_train(
-                    synthesize_step(
-                        line=line,
-                        image=image,
-                        data=data,
-                        synthesize=synthesize,
-                        train_image=train_image,
-                        images=packed,
-                        manifest=manifest,
-                    ),
-                    "Make pseudo anomalies",
+                bank = with_weights(  # where textures of the line's own can be put, too
+                    on_train(
+                        synthesize_step(
+                            line=line,
+                            image=image,
+                            data=data,
+                            synthesize=synthesize,
+                            train_image=train_image,
+                            images=packed,
+                            manifest=manifest,
+                        ),
+                        "Make pseudo anomalies",
+                    )
                 ).outputs["bank"]
                 with dsl.ParallelFor(shards, name="Shards of the teacher cache") as shard:
                     part = with_weights(

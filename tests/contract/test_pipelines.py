@@ -178,14 +178,15 @@ def test_storage_has_its_addresses_credentials_and_retries(training: Compiled) -
 
 def test_gpus_and_weights_where_they_are_used() -> None:
     gpu, cpu = Compiled("training-gpu"), Compiled("training-cpu")
-    with_teacher = {"cache-teacher-shard", "cache-teacher", "distill", "train-fa"}
+    # The bank: textures of a line's own can be put beside the weights.
+    with_weights = {"synthesize", "cache-teacher-shard", "cache-teacher", "distill", "train-fa"}
     computes = {"cache-teacher-shard", "distill", "train-fa", "evaluate"}
     for name in gpu.tasks:
         assert ("accelerator" in gpu.container(name)["resources"]) is (name in computes)
         assert ("tolerations" in gpu.kubernetes(name)) is (name in computes)
         assert "accelerator" not in cpu.container(name)["resources"]
         mounted = [mount["mountPath"] for mount in cpu.kubernetes(name).get("pvcMount", [])]
-        assert mounted == (["/weights"] if name in with_teacher else [])
+        assert mounted == (["/weights"] if name in with_weights else [])
         assert cpu.kubernetes(name)["securityContext"] == {
             "runAsUser": "10001",
             "runAsGroup": "10001",
