@@ -17,13 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from measure import write_json
 
-from stlm_core.data.images import read_image, resize_to
+from stlm_core.data.images import read_image
 from stlm_core.data.sample_line import write_sample_line
-from stlm_core.synthesis.pose import LOOKED_AT, Pose, find_pose
+from stlm_core.synthesis.pose import LOOKED_AT, Pose, find_pose, in_proportion
 from stlm_core.synthesis.rotation import rotate
 
 SIZE = 256
@@ -49,7 +50,7 @@ def of_line(folder: Path) -> dict[str, Pose]:
     """What is found of 64 images of ``folder``, turned in every way."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     some = [files[place] for place in np.linspace(0, len(files) - 1, min(LOOKED_AT, len(files))).astype(int)]
-    images = [resize_to(read_image(path), SIZE) for path in some]
+    images = [in_proportion(read_image(path), SIZE) for path in some]
     return {name: find_pose(turned(images, name)) for name in Turns}
 
 
@@ -60,9 +61,7 @@ def of_textures(folder: Path) -> dict[str, Counter[str]]:
         whole, rng = read_image(path), np.random.default_rng(number)
         side = int(SHARE * min(whole.shape[:2]))
         corners = [[int(rng.integers(length - side)) for length in whole.shape[:2]] for _ in range(CROPS)]
-        crops = [
-            resize_to(np.ascontiguousarray(whole[top : top + side, left : left + side]), SIZE) for top, left in corners
-        ]
+        crops = [in_proportion(whole[top : top + side, left : left + side].copy(), SIZE) for top, left in corners]
         for name, counted in found.items():
             counted[find_pose(turned(crops, name)).policy] += 1
     return found
@@ -70,7 +69,17 @@ def of_textures(folder: Path) -> dict[str, Counter[str]]:
 
 def turned(images: Sequence[Image], how: str) -> list[Image]:
     rng = np.random.default_rng(0)
-    return [rotate(image, Turns[how](rng)) for image in images]
+    return [in_its_frame(image, Turns[how](rng)) for image in images]
+
+
+def in_its_frame(image: Image, degrees: float) -> Image:
+    """What :func:`~stlm_core.synthesis.rotation.rotate` makes of a square picture, of any: its frame stays."""
+    height, width = image.shape[:2]
+    if height == width or degrees == 0:
+        return rotate(image, degrees)
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    turned_image = cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(turned_image, dtype=np.uint8)
 
 
 def main() -> None:
