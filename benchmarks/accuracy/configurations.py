@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.accuracy.lines import PROFILES
 from stlm_core.config import SECTIONS
 from stlm_core.errors import UserError
 
@@ -24,7 +25,7 @@ class Configuration:
     weights_of: str | None = None
 
 
-_NINE = ["perlin", "patch", "paste", "scratch", "stain", "shade", "dent", "bend", "gap"]  # profile fast
+_KINDS: Sequence[str] = PROFILES["fast"]["synthesize"]["families"]
 
 CONFIGURATIONS: Mapping[str, Configuration] = {
     "default": Configuration(),
@@ -34,8 +35,8 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "best": Configuration({"profile": "best"}),
     # One change to the default each.
     "perlin": Configuration({"synthesize": {"families": ["perlin"]}}),
-    "small-defects": Configuration({"synthesize": {"families": _NINE[1:]}}),
-    "and-finish": Configuration({"synthesize": {"families": [*_NINE, "finish"]}}),
+    "small-defects": Configuration({"synthesize": {"families": [kind for kind in _KINDS if kind != "perlin"]}}),
+    "and-finish": Configuration({"synthesize": {"families": [*_KINDS, "finish"]}}),
     "kept-variants": Configuration({"synthesize": {"fresh": False}}),
     "same-camera": Configuration({"synthesize": {"light": 0.1, "shift": 0.0, "blur": 0.0, "jpeg_quality": 100}}),
     "same-light": Configuration({"synthesize": {"light": 0.0}}),

@@ -26,6 +26,8 @@ from stlm_core.steps.validate import MANIFEST_FILE
 from stlm_core.steps.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_PARAMS = REPOSITORY / "params.yaml"
+PROFILES: Mapping[str, Any] = yaml.safe_load(_PARAMS.read_text(encoding="utf-8"))["profiles"]
 DATASETS = REPOSITORY.parent / "shared" / "datasets"
 KNOWN = ("sample", "bottle", "screw", "magnetic-tile", "elpv")
 # What is known of the parts without a look at their defects: screws and bottles lie in any pose.
@@ -114,7 +116,7 @@ def line_settings(line: Line, seed: int, configuration: Mapping[str, Any]) -> di
 
 def write_params(project: Path, name: str, settings: Mapping[str, Any]) -> None:
     """``params.yaml`` of the project: this checkout's defaults and profiles, and one line."""
-    tree = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    tree = yaml.safe_load(_PARAMS.read_text(encoding="utf-8"))
     tree["lines"] = {name: dict(settings)}
     project.mkdir(parents=True, exist_ok=True)
     (project / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from benchmarks.accuracy.figures import detector_figures
-from benchmarks.accuracy.lines import REPOSITORY, Line, load_pair, validated
+from benchmarks.accuracy.lines import PROFILES, Line, load_pair, validated
 from benchmarks.accuracy.table import markdown, percent
 from stlm_core.data.images import resize_to
 from stlm_core.data.manifest import Manifest, ManifestRow
@@ -37,8 +36,7 @@ from stlm_core.training_settings import FaConfig
 
 STEPS = 400
 _BATCH = 8  # half of them defective
-_PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-_FA = FaConfig(**_PARAMS["profiles"]["fast"]["fa"])
+_FA = FaConfig(**PROFILES["fast"]["fa"])
 _AS_IT_IS, _ALONE, _TAUGHT = "detector as it is", "its decoder alone", "its decoder alone, taught with real defects"
 _COLUMNS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro_30": "AUPRO@0.3"}
 Lesson = tuple[Tensor, Tensor]  # image uint8 (S, S, 3) and its mask (S/2, S/2), 0 or 1

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.accuracy.configurations import CONFIGURATIONS
 from stlm_core.config import LINE_NAME, SECTIONS, line_names, load_line
+from stlm_core.synthesis.families import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,16 @@ def test_every_layer_names_every_section(params: Path) -> None:
         expected = {*SECTIONS, "profile"} if name.startswith("lines.") else set(SECTIONS)
         assert set(layer) == expected, name
         assert all(isinstance(layer[section], dict) for section in SECTIONS), name
+
+
+def test_the_profiles_of_the_decoder_draw_the_same_kinds_of_anomaly(params: Path) -> None:
+    """All but the tenth (docs/decisions/0025). Each profile is whole in itself, so that one can be changed alone."""
+    profiles = yaml.safe_load(params.read_text())["profiles"]
+    kinds = [name for name in FAMILIES if name != "finish"]
+    for name in ("fast", "balanced", "best"):
+        assert profiles[name]["synthesize"]["families"] == kinds, name
+    assert CONFIGURATIONS["and-finish"].settings == {"synthesize": {"families": [*kinds, "finish"]}}
+    assert CONFIGURATIONS["small-defects"].settings == {"synthesize": {"families": kinds[1:]}}
 
 
 def test_every_line_is_valid_under_every_profile(params: Path, tmp_path: Path) -> None:
