@@ -128,6 +128,11 @@ class Detector(nn.Module):
         logits: Tensor = self.aggregation(features)
         return logits, self._unfamiliar(features, logits.shape[-2:])
 
+    def remembered_maps(self, image: Tensor) -> list[Tensor]:
+        """Images (N, H, W, 3) RGB to the teacher's maps that a memory compares."""
+        assert isinstance(self.streams, TeacherStreams)
+        return self.streams.remembered(self.streams(self.preprocess(image)))
+
     def _unfamiliar(self, features: StreamFeatures, side: Sequence[int]) -> Tensor:
         """The memory's standardised distance map at ``side``, (N, h, w)."""
         if not isinstance(self.streams, TeacherStreams) or self.streams.memory is None:

@@ -90,6 +90,7 @@ def run_step(
             return StepResult(folder, summary, reused=True)
         with exclusive_lock(folder.parent / f".{folder.name}.lock", busy):
             _end_replacement(partial, folder)
+            # Again: another run may have ended since, or the line above have ended one.
             if (summary := _reusable(folder, fingerprint, still_good, force)) is not None:
                 return StepResult(folder, summary, reused=True)
             began = time.monotonic()

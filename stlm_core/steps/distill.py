@@ -53,10 +53,9 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
     detector = new_detector(config, workspace, "tlm", seed=config.distill.seed)
     if config.model.centre_features:
         detector.streams.set_statistics(*ranks.from_main(pairs.moments))
+    detector = to_device(detector, device)
     if (memory := detector.memory) is not None:
-        found = ranks.from_main(
-            lambda: fit_memory(to_device(detector, device), bank, config.distill.seed, device, pairs.varied)
-        )
+        found = ranks.from_main(lambda: fit_memory(detector, bank, config.distill.seed, device, pairs.varied))
         for kept, value in zip((memory.vectors, memory.centre, memory.deviation), found, strict=True):
             kept.copy_(value)
     if not trained_parameters(detector.streams):
@@ -68,7 +67,7 @@ def _train(config: LineConfig, workspace: Workspace, folder: Path, ranks: Ranks)
             f"{rows_of_training(config.model.memory, bank)} features remembered; nothing to distill: the plain stream "
             "is the teacher, and the line has no denoising stream"
         )
-    task = Distillation(to_device(detector, device), pairs, PseudoValidation(bank), config.distill, device, ranks)
+    task = Distillation(detector, pairs, PseudoValidation(bank), config.distill, device, ranks)
     outcome = run_loop(task, f"{STEP} {config.name}", config.distill, folder, device, ranks)
     if ranks.main:
         save_streams(folder / STREAMS, detector)

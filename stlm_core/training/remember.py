@@ -12,7 +12,6 @@ from torch import Tensor
 from stlm_core.errors import UserError
 from stlm_core.models.detector import Detector
 from stlm_core.models.feature_memory import FeatureMemory
-from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.progress import progress
 from stlm_core.seeding import derive_rng
 from stlm_core.synthesis.bank import Bank
@@ -56,7 +55,9 @@ def fit_memory(
     memory.vectors.copy_(torch.cat([chosen, chosen[:1].expand(size - len(chosen), -1)]))
     side = (detector.facts.size // 2,) * 2
     maps = [
-        memory.distance_map(_maps(detector, bank.exact(validation[start : start + _BATCH]), device), side)
+        memory.distance_map(
+            detector.remembered_maps(torch.from_numpy(bank.exact(validation[start : start + _BATCH])).to(device)), side
+        )
         for start in range(0, len(validation), _BATCH)
     ]
     total = sum(one.numel() for one in maps)
@@ -151,7 +152,8 @@ def _candidates(
     with progress("remember", len(views)) as shown:
         for start in range(0, len(views), _BATCH):
             some = list(enumerate(views))[start : start + _BATCH]
-            maps = _maps(detector, np.stack([show(place, view) for place, view in some]), device)
+            images = torch.from_numpy(np.stack([show(place, view) for place, view in some]))
+            maps = detector.remembered_maps(images.to(device))
             embedded = memory.embed(maps).flatten(2).transpose(1, 2)  # (n, cells, C)
             for (_place, view), cells in zip(some, embedded, strict=True):
                 order = derive_rng("remember", seed, view).permutation(len(cells))[:share]
@@ -163,9 +165,3 @@ def _candidates(
 def _memory(detector: Detector) -> FeatureMemory:
     assert detector.memory is not None
     return detector.memory
-
-
-def _maps(detector: Detector, images: Levels, device: torch.device) -> list[Tensor]:
-    streams = detector.streams
-    assert isinstance(streams, TeacherStreams)
-    return streams.remembered(streams(detector.preprocess(torch.from_numpy(images).to(device))))

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from stlm_core.models.detector import Detector
 from stlm_core.models.feature_memory import FeatureMemory
-from stlm_core.models.teacher_stream import TeacherStreams
 from stlm_core.training.farthest import farthest
 
 Image = npt.NDArray[np.uint8]
@@ -87,8 +86,6 @@ class HeldBackMemory:
 
     @torch.no_grad()
     def _farthest_of(self, detector: Detector, image: Image, count: int, device: torch.device) -> Tensor:
-        streams = detector.streams
-        assert isinstance(streams, TeacherStreams)
-        features = streams(detector.preprocess(torch.from_numpy(image[None]).to(device)))
-        cells = self._memory.embed(streams.remembered(features))[0].flatten(1).T
+        maps = detector.remembered_maps(torch.from_numpy(image[None]).to(device))
+        cells = self._memory.embed(maps)[0].flatten(1).T
         return farthest(cells, len(self._base) + min(count, len(cells)), self._base, told=False)[len(self._base) :]

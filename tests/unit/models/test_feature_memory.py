@@ -213,6 +213,13 @@ def test_a_memory_too_small_for_the_validation_images_is_left_as_it_is(bank):
     assert torch.equal(complete_memory(detector, bank, 0, CPU), detector.streams.memory.vectors)
 
 
+@torch.no_grad()
+def test_the_maps_that_are_remembered_are_those_that_are_compared(bank):
+    detector, images = fitted(bank), torch.from_numpy(bank.exact(bank.as_they_are("train")))
+    _, distance = detector.opinions(detector.preprocess(images))
+    assert torch.equal(detector.memory(detector.remembered_maps(images), distance.shape[-2:]), distance)
+
+
 def test_fitting_repeats_itself(bank):
     one, other = fitted(bank), fitted(bank)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
