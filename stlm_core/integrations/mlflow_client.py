@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stlm_core.errors import StlmError, UserError, first_line
+from stlm_core.files import exclusive_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,7 +108,8 @@ def open_tracking(root: Path, uri: str | None = None) -> Iterator[Tracking]:
         before = os.environ.get(URI_VARIABLE)
         try:
             mlflow.set_tracking_uri(uri)
-            client = _answering(uri)
+            with _alone(database):
+                client = _answering(uri)
             yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
         except MlflowException as error:
             told = without_userinfo(first_line(error))
@@ -177,6 +179,13 @@ def _sqlite_file(uri: str) -> Path | None:
     if scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "") and "+" not in scheme:
         raise UserError(f"{URI_VARIABLE}: `{without_credentials(uri)}` is not an address that MLflow knows")
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
+
+
+def _alone(database: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Commands that start together open a local database one by one: two that make its tables at once both fail."""
+    if database is None:
+        return contextlib.nullcontext()
+    return exclusive_lock(database.parent / ".stlm" / "locks" / f"{database.name}.lock")
 
 
 def _check_database(database: Path, uri: str) -> None:
