@@ -49,3 +49,24 @@ def _tail(count: int, total: int, share: float) -> float:
         )
         for each in range(count, total + 1)
     )
+
+
+def chance_of_rejects(count: int, total: int, above: int, held_back: int) -> float:
+    """Probability that a threshold rejects ``count`` or more of ``total`` > 0 good parts, in [0, 1].
+
+    ``above`` of the ``held_back`` parts that it comes from, which are of the same source, lie above it. Its own rate of
+    false rejects is then distributed as Beta(above + 1, held_back - above), and the rejects as a beta-binomial.
+    """
+    first, second = above + 1, held_back - above
+    return math.fsum(
+        math.exp(_ways(total, each) + _beta(each + first, total - each + second) - _beta(first, second))
+        for each in range(count, total + 1)
+    )
+
+
+def _ways(total: int, count: int) -> float:
+    return math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)
+
+
+def _beta(first: int, second: int) -> float:
+    return math.lgamma(first) + math.lgamma(second) - math.lgamma(first + second)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from stlm_core.evaluation.intervals import chance_of_rejects
 from stlm_core.evaluation.operating_point import OperatingPoint
 
 Tone = Literal["good", "warn", "bad", "neutral"]
@@ -42,6 +44,7 @@ FIGURES = (
 # Colours of the pages only; what may ship is decided by the promotion policy.
 _RECALL_GOOD, _RECALL_WARN = 0.9, 0.6
 _OVERLAP_GOOD, _OVERLAP_WARN = 0.85, 0.5
+_NO_CHANCE = 0.025  # what happens less often by chance alone is put down to a difference of the images
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,19 @@ def _rejected(metrics: Mapping[str, float | int], point: OperatingPoint) -> Verd
     )
     if rate <= point.budget:
         return Verdict(title, f"{rate:.1%}", sentence, "good")
-    if low > point.budget:
+    if _by_chance(rate, int(metrics["test_good"]), point) < _NO_CHANCE:
         more = " More than chance explains: the held-back and the test images differ."
         return Verdict(title, f"{rate:.1%}", sentence + more, "bad")
     more = " Above the budget, but within what chance allows for so few images."
     return Verdict(title, f"{rate:.1%}", sentence + more, "warn")
+
+
+def _by_chance(rate: float, images: int, point: OperatingPoint) -> float:
+    """How often that many good test images or more are rejected where they are of the same source as the held-back
+    ones. Several images of a part count once; a part is taken to have as many in the test as it has held back."""
+    tested = max(1, images * point.calibration_parts // point.calibration_images)
+    rejected = math.floor(rate * tested + 1e-9)
+    return chance_of_rejects(rejected, tested, point.parts_above, point.calibration_parts)
 
 
 def _found(metrics: Mapping[str, float | int]) -> Verdict:

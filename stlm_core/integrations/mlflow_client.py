@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from stlm_core.addresses import without_credentials, without_userinfo
 from stlm_core.errors import StlmError, UserError, first_line
+from stlm_core.files import exclusive_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,9 +116,11 @@ def open_tracking(root: Path, uri: str | None = None, *, models: bool = True) ->
         before = os.environ.get(URI_VARIABLE)
         try:
             mlflow.set_tracking_uri(uri)
-            client = _answering(uri, URI_VARIABLE)
+            with _alone(database):
+                client = _answering(uri, URI_VARIABLE)
             if apart and apart != uri:
-                _answering(apart, _REGISTRY_VARIABLE)
+                with _alone(_sqlite_file(apart)):
+                    _answering(apart, _REGISTRY_VARIABLE)
             yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
         except MlflowException as error:
             told = without_userinfo(first_line(error))
@@ -193,6 +196,13 @@ def _store_name(uri: str, database: Path | None) -> str:
 
 def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute() if uri.startswith(_SQLITE) else None
+
+
+def _alone(database: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Commands that start together open a local database one by one: two that make its tables at once both fail."""
+    if database is None:
+        return contextlib.nullcontext()
+    return exclusive_lock(database.parent / ".stlm" / "locks" / f"{database.name}.lock")
 
 
 def _usable(uri: str, variable: str) -> Path | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -228,3 +230,21 @@ def test_an_error_of_the_callers_own_is_left_alone(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ModuleNotFoundError, match="absent"), open_tracking(tmp_path):
         raise ModuleNotFoundError("absent", name="absent")
+
+
+@pytest.mark.slow
+def test_commands_that_start_together_make_one_database(tmp_path: Path) -> None:
+    opening = (
+        "import sys; from pathlib import Path; from stlm_core.integrations.mlflow_client import open_tracking\n"
+        "with open_tracking(Path(sys.argv[1])) as tracking: print(len(tracking.client.search_experiments()))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    command = [sys.executable, "-c", opening, str(tmp_path)]
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ended = [process.communicate(timeout=300) for process in started]
+    assert [(process.returncode, out) for process, (out, _) in zip(started, ended, strict=True)] == [(0, "1\n")] * 3, (
+        ended
+    )
