@@ -97,6 +97,8 @@ def add_command(
     typer.echo(
         f"lines: {name} added to {params} ({added.report.summary()}{left_out}); catalogue: {_shown(added.catalog)}"
     )
+    for remark in added.report.remarks():
+        typer.echo(remark)
     if not copy:
         typer.echo("the images stay where they are: DVC notices that they changed, but can bring no version back")
     _echo_tracking(added.tracked, added.tracking_problem, added.to_commit)

@@ -41,10 +41,15 @@ def compare(common: Common, champion: int, policy: PromoteConfig) -> Iterator[Ch
 def _too_few(common: Common, policy: PromoteConfig) -> Check:
     numbers = {"common_good": float(common.good), "common_defects": float(common.anomalous)}
     once = ", counting each physical part once" if (common.challenger.groups != "").any() else ""
+    remedy = (
+        "these are all that the line has; more come in by `stlm lines update --extend-test`"
+        if common.complete
+        else "run `stlm promote` where the test images are, and the champion is tested on them"
+    )
     told = (
         f"only {common.good} good and {common.anomalous} defective test images have been seen by both versions{once} "
         f"(promote.min_common_good is {policy.min_common_good}, min_common_defects {policy.min_common_defects}); "
-        "run `stlm promote` where the test images are, and the champion is tested on them"
+        f"{remedy}"
     )
     return Check("common test images", "unsure", told, numbers)
 

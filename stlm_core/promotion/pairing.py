@@ -15,13 +15,15 @@ from stlm_core.promote_settings import PromoteConfig
 @dataclass(frozen=True)
 class Common:
     """The images that two versions were both tested on, in one order. ``warnings``: what was left out, and why.
-    ``defects_known``: whether either of them was tested on any defective image.
+    ``defects_known``: whether either of them was tested on any defective image. ``complete``: whether these are all
+    test images of the challenger.
     """
 
     challenger: Evidence
     champion: Evidence
     warnings: tuple[str, ...]
     defects_known: bool
+    complete: bool
 
     @property
     def good(self) -> int:
@@ -67,7 +69,8 @@ def common_images(challenger: Evidence, champion: Evidence) -> Common:
         "groups": _larger(new.groups, old.groups),
     }
     defects_known = any(side.labels.any() for side in once)
-    return Common(replace(new, **shared), replace(old, **shared), tuple(warnings), defects_known)
+    complete = len(new) == len(once[0])
+    return Common(replace(new, **shared), replace(old, **shared), tuple(warnings), defects_known, complete)
 
 
 def distinct(evidence: Evidence) -> Evidence:

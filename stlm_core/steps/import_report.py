@@ -51,6 +51,15 @@ class ImportReport:
         """Images a split, on one line."""
         return ", ".join(f"{count} {split}" for split, count in self.counts.items())
 
+    def remarks(self) -> list[str]:
+        """What did not come in and would not be missed otherwise, a line each."""
+        told = []
+        if self.ignored:
+            told.append("passed over: " + ", ".join(f"{count} {why}" for why, count in self.ignored.items()))
+        if self.defect_types and not self.masks:
+            told.append("no masks found: where the defects are cannot be measured (validate.require_masks: false)")
+        return told
+
     def lines(self) -> list[str]:
         """Everything, a line each."""
         types = ", ".join(f"{count} {name}" for name, count in self.defect_types.items()) or "none"
@@ -61,8 +70,7 @@ class ImportReport:
         ]
         if self.unread:
             lines.append(f"in S3, not read by a dry run: {self.unread} images")
-        if self.ignored:
-            lines.append("passed over: " + ", ".join(f"{count} {why}" for why, count in self.ignored.items()))
+        lines += self.remarks()
         if self.problems:
             lines.append(f"cannot be used: {len(self.problems)}")
             lines += [f"  {problem}" for problem in self.problems[:_NAMED]]

@@ -110,9 +110,10 @@ def plain_teacher(config: TeacherConfig, image_size: int) -> TeacherConfig:
     """The settings of a teacher that is the plain stream: it sees what the network sees, ``image_size`` pixels a side.
 
     Raises:
-        UserError: the teacher is too large for that, or it is set to see images of another size.
+        UserError: the teacher is too large for that, it is set to see images of another size, or cannot see this one.
     """
-    if not teacher_facts(config.name).pyramid:
+    facts = teacher_facts(config.name)
+    if not facts.pyramid:
         able = ", ".join(name for name, facts in TEACHERS.items() if facts.pyramid)
         raise UserError(f"model.plain_stream: `{config.name}` cannot be the plain stream itself; {able} can")
     if config.input_size not in (None, image_size):
@@ -120,6 +121,8 @@ def plain_teacher(config: TeacherConfig, image_size: int) -> TeacherConfig:
             f"teacher.input_size: {config.input_size}, but as the plain stream the teacher sees images of image.size, "
             f"{image_size}; leave it null"
         )
+    if facts.multiple is not None and image_size % facts.multiple:
+        raise UserError(f"image.size: {image_size} is not a multiple of {facts.multiple}, as {facts.name} needs")
     return config.model_copy(update={"input_size": image_size})
 
 

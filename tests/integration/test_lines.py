@@ -508,6 +508,17 @@ def test_remove_refuses_what_it_cannot_cut_out(params: Path) -> None:
         remove_line(params, "a")
 
 
+def test_an_import_tells_what_it_passed_over(params: Path, tmp_path: Path) -> None:
+    dataset = mvtec_dataset(tmp_path / "dataset")
+    (dataset / "ground_truth" / "dent").rename(dataset / "masks of dents")
+    photograph(dataset / "test" / "scratch" / "monday" / "000.png", 900)
+    options = ["--from", str(dataset), "--params", str(params)]
+    added = CliRunner().invoke(lines_app, ["add", "lids", *options])
+    assert added.exit_code == 0, added.output
+    assert "\npassed over: 3 outside the layout\n" in added.output
+    assert "\nno masks found: where the defects are cannot be measured" in added.output
+
+
 def test_commands(params: Path, images: Path) -> None:
     runner = CliRunner()
     options = ["--params", str(params)]

@@ -118,6 +118,11 @@ def test_few_common_images_ask_for_a_person_and_say_what_to_do() -> None:
     decision = decide(new, old, POLICY)
     assert decision.outcome == "needs-human"
     assert decision.reasons[0].startswith("only 9 good and 40 defective test images have been seen by both versions")
+    assert "more come in by `stlm lines update --extend-test`" in decision.reasons[0]
+    seen = new.evidence
+    assert seen is not None
+    fewer = replace(old, evidence=seen.take(np.arange(5)))
+    decision = decide(new, fewer, POLICY)
     assert "run `stlm promote` where the test images are" in decision.reasons[0]
 
 

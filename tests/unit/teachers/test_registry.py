@@ -7,7 +7,14 @@ from pydantic import ValidationError
 
 from stlm_core.errors import UserError
 from stlm_core.settings import TeacherConfig
-from stlm_core.teachers.registry import TEACHERS, load_teacher, locate_weights, teacher_facts, teacher_input_size
+from stlm_core.teachers.registry import (
+    TEACHERS,
+    load_teacher,
+    locate_weights,
+    plain_teacher,
+    teacher_facts,
+    teacher_input_size,
+)
 from stlm_core.weights.catalog import CATALOG
 
 
@@ -48,6 +55,11 @@ def test_missing_weights_name_the_command(tmp_path: Path, name: str) -> None:
 def test_impossible_input_size(name: str, size: int, message: str) -> None:
     with pytest.raises(UserError, match=rf"teacher\.input_size: {message}"):
         teacher_input_size(TeacherConfig(name=name, input_size=size))
+
+
+def test_an_impossible_size_of_the_network_is_called_by_its_own_name() -> None:
+    with pytest.raises(UserError, match=r"^image\.size: 100 is not a multiple of 16, as efficientnet_lite0 needs$"):
+        plain_teacher(TeacherConfig(name="efficientnet_lite0"), 100)
 
 
 def test_own_input_size_is_the_default() -> None:
