@@ -18,6 +18,8 @@ export PYTHONNOUSERSITE := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
+# Where this is set, each of the tests' many processes would compile PyTorch and MLflow anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo repro bench test test-slow test-containers lint format lock images sbom pipeline-local validate-infra ui clean

@@ -27,9 +27,15 @@ IMPORTED = (
     "dvc.cli",
     "dvc.repo",
     "dvc.commands.repro",
+    "scmrepo.git",
+    "networkx",
     "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "torch._dynamo",  # every optimiser takes it
+    "onnxscript",
     "stlm_core.steps.pipeline",
     "stlm_core.steps.register",
+    "stlm_core.steps.evaluate",
     "stlm_core.steps.export",
 )
 # Read when a package is imported, so they hold for every command.

@@ -15,6 +15,7 @@ from warm_process import STLM, run_warm
 from stlm_core.config import SECTIONS
 from stlm_core.data.sample_line import write_sample_line
 from stlm_core.errors import UserError
+from stlm_core.integrations.mlflow_client import open_tracking
 from stlm_core.steps.weights import fetch_weights
 
 SMALL = {
@@ -28,6 +29,16 @@ SMALL = {
     "promote": {"min_image_auroc": 0.0},
 }
 Stlm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: that takes seconds."""
+    root = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with open_tracking(root):
+            return root / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -34,9 +34,12 @@ FOUND = 16  # of 20 defects, by the champion; the others are too dark for it
 
 
 @pytest.fixture
-def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LineConfig, Workspace, Manifest]:
+def line(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[LineConfig, Workspace, Manifest]:
     """A line with images, and a champion that was tested on others."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     config, workspace = make_project(tmp_path)
     _draw(config.resolve(config.data.path))
     manifest = build_manifest(config)

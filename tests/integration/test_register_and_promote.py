@@ -33,16 +33,6 @@ from stlm_core.steps.workspace import Workspace
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: that takes seconds."""
-    root = tmp_path_factory.mktemp("mlflow")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    with open_tracking(root):
-        pass
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LineConfig, Workspace]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -35,16 +35,6 @@ pytestmark = pytest.mark.integration
 Project = tuple[LineConfig, Workspace]
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: that takes seconds."""
-    root = tmp_path_factory.mktemp("mlflow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with open_tracking(root):
-            return root / "mlflow.db"
-
-
 @pytest.fixture
 def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Staging: version 1 of the line is in service there."""

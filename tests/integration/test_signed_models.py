@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +30,12 @@ Project = tuple[LineConfig, Workspace]
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in ("MLFLOW_TRACKING_URI", SIGNING_KEY, VERIFY_KEY):
         monkeypatch.delenv(name, raising=False)
-    return make_project(tmp_path / "project")
+    made = make_project(tmp_path / "project")
+    shutil.copy(empty_database, made[0].root / "mlflow.db")
+    return made
 
 
 @pytest.fixture

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving import Server, detector, serving
-
-from stlm_core.integrations.mlflow_client import open_tracking
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: that takes seconds."""
-    root = tmp_path_factory.mktemp("mlflow")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    with open_tracking(root):
-        pass
-    return root / "mlflow.db"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stlm_core.errors import StlmError
-from stlm_core.export.onnx_graph import export_onnx
+from stlm_core.export.onnx_graph import _slices_asked_first, export_onnx
 from stlm_core.export.parity import ParityImage, prove_parity
 from stlm_core.runtime.model import DetectorSession
 
@@ -82,6 +83,37 @@ def test_any_size_and_batch_say_the_same_as_torch(small: Small, content: bytes, 
 
 def test_equal_inputs_give_equal_bytes(small: Small, content: bytes) -> None:
     assert export_onnx(small, METADATA, opset=20) == content
+
+
+def _two_slices(second: str) -> Any:
+    """Slices 0 to 4 of x, of eight columns, and ``second`` to 8 of x or of y."""
+    tensor, start = second.split()
+    return onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[2, 8] x, float[2, 8] y) => (float a, float b) {{
+            zero = Constant<value_ints = [0]>()
+            four = Constant<value_ints = [4]>()
+            six = Constant<value_ints = [6]>()
+            eight = Constant<value_ints = [8]>()
+            last = Constant<value_ints = [1]>()
+            right = Slice ({tensor}, {start}, eight, last)
+            left = Slice (x, zero, four, last)
+            a = ReduceSum (left)
+            b = ReduceSum (right)
+        }}"""
+    )
+
+
+@pytest.mark.parametrize(("second", "split"), [("x four", True), ("x six", False), ("y four", False)])
+def test_the_optimiser_finds_the_same_with_the_shorter_search(second: str, split: bool) -> None:
+    from onnxscript import optimizer
+
+    asked = onnx.shape_inference.infer_shapes(_two_slices(second))
+    plain = optimizer.optimize(asked)
+    with _slices_asked_first():
+        quick = optimizer.optimize(asked)
+    assert quick == plain == optimizer.optimize(asked)
+    assert ("Split" in {node.op_type for node in quick.graph.node}) is split
 
 
 def test_weights_are_inside_and_nothing_names_this_machine(content: bytes, tmp_path: Path) -> None:
