@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stlm_core.data.adapters.base import printable
 from stlm_core.errors import UserError
@@ -22,6 +22,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """(number, value by column) of each row. Values have no space around them; "" where a column or value is missing.
 
     The number is that of the line in a CSV file, in which empty lines are skipped, and counts from 1 in a Parquet file.
+    A CSV file may separate its values by commas, semicolons or tabs, and write its column names in capitals.
 
     Raises:
         UserError: the table cannot be read, has no column ``path`` or an unknown one, a row of another length than the
@@ -40,13 +41,22 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
+            reader = csv.reader(stream, delimiter=_separator(stream), strict=True)
             try:
                 yield from _checked(path, reader)
             except csv.Error as error:
                 raise UserError(f"{path}: row {reader.line_num}: cannot be read as CSV: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def _separator(stream: TextIO) -> str:
+    """What stands between the names of the columns: a comma, or what Excel writes in countries with decimal commas."""
+    line = stream.readline(_LONGEST)
+    while line and not line.strip():
+        line = stream.readline(_LONGEST)
+    stream.seek(0)
+    return max(",;\t", key=line.count)
 
 
 def _checked(path: Path, reader: Any) -> Iterator[tuple[int, Row]]:
@@ -56,7 +66,7 @@ def _checked(path: Path, reader: Any) -> Iterator[tuple[int, Row]]:
         if not any(stripped):
             continue
         if header is None:
-            header = stripped
+            header = [name.lower() for name in stripped]
             _check_columns(path, header)
         elif len(stripped) != len(header):
             raise UserError(f"{path}: row {reader.line_num}: {len(stripped)} values, {len(header)} are needed")
@@ -95,7 +105,8 @@ def _text(path: Path, number: int, column: str, value: Any) -> str:
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
     if "path" not in columns:
-        raise UserError(f"{path}: no column `path`; known columns: {', '.join(COLUMNS)}")
+        found = printable(", ".join(columns)[:200])
+        raise UserError(f"{path}: no column `path` among {found}; known columns: {', '.join(COLUMNS)}")
     for column in columns:
         if column not in COLUMNS:
             raise UserError(f"{path}: unknown column {printable(column[:200])!r}; known columns: {', '.join(COLUMNS)}")

@@ -159,6 +159,17 @@ def test_files_that_cannot_be_used_are_problems_of_their_row(parts: Path, name: 
     assert masked.mask_path == ""
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n \n"])
+def test_a_spreadsheet_s_own_separator_and_capitals_are_understood(parts: Path, separator: str, start: str) -> None:
+    text = start + "Path,LABEL,mask_path\na.png,1,masks/d.png\nb.png,0,\n".replace(",", separator)
+    records = scan(parts, text).records
+    assert [(record.path, record.label, record.mask_path) for record in records] == [
+        ("a.png", 1, "masks/d.png"),
+        ("b.png", 0, ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -166,7 +177,7 @@ def test_files_that_cannot_be_used_are_problems_of_their_row(parts: Path, name: 
         ("\n\n", "empty; the first row must name the columns"),
         (
             "image,label\na.png,0\n",
-            "no column `path`; known columns: path, split, label, defect_type, mask_path",
+            "no column `path` among image, label; known columns: path, split, label, defect_type, mask_path",
         ),
         ("path,lable\na.png,0\n", "unknown column 'lable'; known columns: path, split"),
         ("path,path\na.png,a.png\n", "column 'path' occurs twice"),
