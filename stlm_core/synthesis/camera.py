@@ -1,7 +1,6 @@
 """How else a camera might have seen the same part: moved, brighter or darker, out of focus, compressed harder.
 
-What comes into a moved picture is its mirrored border, as more of the scene would. Images are float32 RGB (S, S, 3) in
-grey levels of 0 to 255 that are not rounded: as an inspection sees them, and stairs on a smooth surface are not.
+What comes into a moved picture is its mirrored border, as more of the scene would.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import numpy.typing as npt
 
 from stlm_core.settings import SynthesizeConfig
 
-Levels = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
 _LEVELS = 80.0  # what a share of light is worth in added grey levels
+_GREY = np.arange(256, dtype=np.float32)
 _TOUCHED = 0.5  # probability of each of blur and compression: pictures as they are stay the most frequent
 _BEST_QUALITY = 95
 
@@ -33,7 +33,7 @@ class Camera:
     sigma: float = 0.0
     quality: int = 100
 
-    def lit(self, image: Levels) -> Levels:
+    def lit(self, image: Image) -> Image:
         """``image`` (S, S, 3) moved, then brightened or darkened: what is there before a defect is painted on it."""
         if self.right or self.down:
             x, y = abs(self.right), abs(self.down)
@@ -42,17 +42,16 @@ class Camera:
             image = np.ascontiguousarray(wide[top : top + side, left : left + side])
         if self.gain == 1 and self.offset == 0:
             return image
-        return np.clip(image * np.float32(self.gain) + np.float32(self.offset), 0, 255)
+        levels = np.clip(np.rint(_GREY * np.float32(self.gain) + np.float32(self.offset)), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.LUT(image, levels), np.uint8)
 
-    def photographed(self, image: Levels) -> Levels:
-        """``image`` (S, S, 3), defects and all, through the lens and the compression, which yields whole levels."""
+    def photographed(self, image: Image) -> Image:
+        """``image`` (S, S, 3), defects and all, through the lens and the compression."""
         if self.sigma > 0:
-            blurred = cv2.GaussianBlur(image, (0, 0), self.sigma, borderType=cv2.BORDER_REFLECT_101)
-            image = np.asarray(blurred, np.float32)
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), self.sigma, borderType=cv2.BORDER_REFLECT_101), np.uint8)
         if self.quality < 100:
-            whole = np.rint(image).astype(np.uint8)
-            _, packed = cv2.imencode(".jpg", whole, (cv2.IMWRITE_JPEG_QUALITY, self.quality))
-            image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.float32)
+            _, packed = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, self.quality))
+            image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
         return image
 
 

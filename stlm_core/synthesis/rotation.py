@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 RotationPolicy = Literal["none", "small", "quarter", "any"]
 _SMALL_DEGREES = 5.0
-Pixels = TypeVar("Pixels", np.uint8, np.float32)
 
 
 def draw_rotation(policy: RotationPolicy, rng: np.random.Generator) -> float:
@@ -27,8 +26,8 @@ def draw_rotation(policy: RotationPolicy, rng: np.random.Generator) -> float:
     return 0.0
 
 
-def rotate(image: npt.NDArray[Pixels], degrees: float) -> npt.NDArray[Pixels]:
-    """``image`` (S, S, 3), uint8 or float32, turned counter-clockwise about its centre; same shape and dtype.
+def rotate(image: npt.NDArray[np.uint8], degrees: float) -> npt.NDArray[np.uint8]:
+    """``image`` (S, S, 3) turned counter-clockwise about its centre; same shape and dtype.
 
     Quarter turns move pixels exactly. Other angles interpolate bilinearly and fill the uncovered corners by
     reflection, so that no artificial edge appears that a detector would learn.
@@ -41,5 +40,5 @@ def rotate(image: npt.NDArray[Pixels], degrees: float) -> npt.NDArray[Pixels]:
     turn = cv2.getRotationMatrix2D((centre, centre), degrees, 1.0)
     return np.asarray(
         cv2.warpAffine(image, turn, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
-        dtype=image.dtype,
+        dtype=np.uint8,
     )

@@ -11,8 +11,8 @@ from torch import Tensor
 from stlm_core.models.detector import Detector
 from stlm_core.seeding import derive_rng
 from stlm_core.synthesis.bank import Bank
-from stlm_core.synthesis.camera import Levels
 from stlm_core.training.fresh import FreshViews
+from stlm_core.training.remember import Levels
 
 _BATCH = 8
 _AGAIN = 2  # fresh views of every validation image
@@ -68,7 +68,7 @@ def _again(bank: Bank, views: Sequence[int], seed: int, fresh: FreshViews) -> It
     for number in range(_AGAIN):
         for place, start in enumerate(range(0, len(views), _BATCH)):
             rng = derive_rng("balance", seed, number, place)
-            yield np.stack([fresh.again(image, rng) for image in bank.exact(views[start : start + _BATCH])])
+            yield np.stack([fresh.again(image, rng) for image in bank.views(views[start : start + _BATCH])])
 
 
 def _opinions(detector: Detector, batches: Iterator[Levels], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,7 +1,4 @@
-"""Views that are drawn while training: another pose, camera and anomaly of a good image every time.
-
-Good images are float32 RGB in exact levels, 0 to 255, and so is what is shown (docs/decisions/0028).
-"""
+"""Views that are drawn while training: another pose, camera and anomaly of a good image every time."""
 
 from __future__ import annotations
 
@@ -12,11 +9,13 @@ import numpy.typing as npt
 
 from stlm_core.seeding import derive_rng
 from stlm_core.settings import SynthesizeConfig
-from stlm_core.synthesis.camera import Camera, Levels, draw_camera
+from stlm_core.synthesis.camera import Camera, draw_camera
 from stlm_core.synthesis.mixture import anomaly
 from stlm_core.synthesis.packed_textures import TEXTURES, PackedTextures
 from stlm_core.synthesis.pose import read_pose
 from stlm_core.synthesis.rotation import draw_rotation, rotate
+
+Images = npt.NDArray[np.uint8]
 
 
 class FreshViews:
@@ -39,19 +38,12 @@ class FreshViews:
         return moved or allowed.light > 0 or allowed.blur > 0 or allowed.jpeg_quality < 100
 
     def draw(
-        self,
-        good: Levels,
-        donors: npt.NDArray[np.uint8],
-        anomalous: npt.NDArray[np.bool_],
-        seed: int,
-        step: int,
-        first: int,
-    ) -> tuple[Levels, npt.NDArray[np.bool_], Levels]:
+        self, good: Images, donors: Images, anomalous: npt.NDArray[np.bool_], seed: int, step: int, first: int
+    ) -> tuple[Images, npt.NDArray[np.bool_], Images]:
         """From ``good`` images (n, S, S, 3): what is shown, its masks (n, S, S), and the same without the anomalies.
 
         ``donors`` (n, S, S, 3): other good images, of which pieces may be pasted; ``anomalous`` (n,): which images
-        get an anomaly; ``first``: place of the first in the whole batch. An anomaly is what it
-        changes in whole levels.
+        get an anomaly; ``first``: place of the first in the whole batch.
         """
         shown, clean = np.empty_like(good), np.empty_like(good)
         masks = np.zeros(good.shape[:3], np.bool_)
@@ -60,20 +52,17 @@ class FreshViews:
             scene, camera = self._scene(good[place], rng)
             faulty = scene
             if anomalous[place]:
-                whole = np.rint(scene).astype(np.uint8)
-                painted, masks[place] = anomaly(whole, donors[place], self._textures, rng, self._settings)
-                # With what rounding took: else a smooth surface had stairs in the anomaly alone, and gave it away.
-                faulty = np.clip(scene + (painted.astype(np.float32) - whole), 0, 255)
+                faulty, masks[place] = anomaly(scene, donors[place], self._textures, rng, self._settings)
             shown[place] = camera.photographed(faulty)
             clean[place] = camera.photographed(scene) if anomalous[place] else shown[place]
         return shown, masks, clean
 
-    def again(self, image: Levels, rng: np.random.Generator) -> Levels:
+    def again(self, image: Images, rng: np.random.Generator) -> Images:
         """``image`` (S, S, 3) without an anomaly, in another pose and before another camera."""
         scene, camera = self._scene(image, rng)
         return camera.photographed(scene)
 
-    def _scene(self, image: Levels, rng: np.random.Generator) -> tuple[Levels, Camera]:
+    def _scene(self, image: Images, rng: np.random.Generator) -> tuple[Images, Camera]:
         posed = rotate(image, draw_rotation(self._rotation, rng))
         camera = draw_camera(self._settings, len(image), rng)
         return camera.lit(posed), camera

@@ -30,8 +30,8 @@ Numbers = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class Batch:
     """``images`` uint8 (N, S, S, 3); ``masks`` uint8 (N, S, S) of 0 and 1; ``observed`` and ``clean`` teacher features
-    float32 (N, maps, C, h, w), L2-normalised. A batch of fresh views has ``images`` in exact levels, float32, and no
-    features but ``clean_images``, the same without their anomalies, for the teacher to see."""
+    float32 (N, maps, C, h, w), L2-normalised. A batch of fresh views has no features but ``clean_images``, uint8
+    (N, S, S, 3): the images without their anomalies, for the teacher to see."""
 
     images: Tensor
     masks: Tensor
@@ -135,7 +135,7 @@ class TrainingPairs:
             donors = self._clean_view[rng.integers(len(self._clean_view), size=size)]
             good = self._clean_view[chosen]
             shown, masks, clean = self.fresh.draw(
-                self._bank.exact(good[part].tolist()),
+                self._bank.views(good[part].tolist()),
                 self._bank.views(donors[part].tolist()),
                 anomalous[part],
                 seed,

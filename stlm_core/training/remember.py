@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,10 +17,10 @@ from stlm_core.models.feature_memory import FeatureMemory
 from stlm_core.progress import progress
 from stlm_core.seeding import derive_rng
 from stlm_core.synthesis.bank import Bank
-from stlm_core.synthesis.camera import Levels
 from stlm_core.training.farthest import farthest
-from stlm_core.training.fresh import FreshViews
+from stlm_core.training.fresh import FreshViews, Images
 
+Levels = npt.NDArray[Any]  # of pixels, uint8 or float32
 _BATCH = 8
 # Features of training images among which the memory is chosen; of more it is not better (docs/decisions/0017).
 _CANDIDATES = 60_000
@@ -39,7 +41,7 @@ def fit_memory(
     The vectors are chosen among an equal number of random ones of every training image, so that each is as far as can
     be from those already chosen (greedy k-centre). With ``fresh`` a third of them is chosen so from the same images
     in other poses and before other cameras: chosen together, these would be the farthest of all and leave no room.
-    Centre and deviation are of the distance map over the validation images as they are. All come in
+    Centre and deviation are of the distance map over the validation images as they are. Images as they are come in
     exact levels, as an inspection sees them (docs/decisions/0028).
 
     Raises:
@@ -131,8 +133,8 @@ def _chosen(
         return chosen
     del pool  # before the next one is there
 
-    def again(place: int, view: int) -> Levels:
-        return fresh.again(bank.exact([view])[0], derive_rng("remember again", seed, place))
+    def again(place: int, view: int) -> Images:
+        return fresh.again(bank.views([view])[0], derive_rng("remember again", seed, place))
 
     pool = _candidates(detector, list(views) * _AGAIN, again, -(-an_image // _AGAIN), seed, device)
     return farthest(pool, before + count, chosen)

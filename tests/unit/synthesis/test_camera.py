@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from stlm_core.settings import SynthesizeConfig
 from stlm_core.synthesis.camera import Camera, draw_camera
-from stlm_core.synthesis.rotation import rotate
 
 SIDE = 32
-IMAGE = np.random.default_rng(0).uniform(0, 255, (SIDE, SIDE, 3)).astype(np.float32)
+IMAGE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
 
 
 @given(st.integers(-8, 8), st.integers(-8, 8))
@@ -30,7 +29,8 @@ def test_a_move_moves_every_pixel_and_mirrors_the_border(right, down):
 
 def test_light_is_gain_and_offset_within_the_range():
     lit = Camera(gain=1.2, offset=-10).lit(IMAGE)
-    np.testing.assert_allclose(lit, np.clip(IMAGE.astype(np.float64) * 1.2 - 10, 0, 255), atol=1e-4)
+    expected = np.clip(np.rint(IMAGE.astype(np.float64) * 1.2 - 10), 0, 255)
+    assert np.abs(lit - expected).max() <= 1
 
 
 def test_blur_is_a_gaussian_and_quality_a_jpeg():
@@ -40,15 +40,6 @@ def test_blur_is_a_gaussian_and_quality_a_jpeg():
     np.testing.assert_allclose(blurred.mean((0, 1)), IMAGE.mean((0, 1)), atol=3)
     packed = Camera(quality=40).photographed(smooth)
     assert 0 < np.abs(packed.astype(int) - smooth).mean() < 4  # other pixels, the same picture with the same channels
-
-
-def test_no_light_and_no_lens_makes_stairs_on_a_slope():
-    """A slope of a tenth of a level a pixel: rounded anywhere, neighbours are equal or a level apart."""
-    slope = np.broadcast_to((20 + 0.1 * np.arange(SIDE, dtype=np.float32))[None, :, None], (SIDE, SIDE, 3)).copy()
-    camera = Camera(right=2, gain=1.1, offset=0.3, sigma=1.0)
-    seen = camera.photographed(rotate(camera.lit(slope), 180.0))
-    steps = np.abs(np.diff(seen[:, 8:-8], axis=1))
-    np.testing.assert_allclose(steps, 0.11, atol=0.01)
 
 
 def test_the_usual_camera_changes_nothing():
