@@ -199,10 +199,14 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _alone(database: Path | None) -> contextlib.AbstractContextManager[None]:
-    """Commands that start together open a local database one by one: two that make its tables at once both fail."""
+    """Commands that start together make a local database one by one: two that make its tables at once both fail.
+
+    One that was there before anybody locked it is left alone, and nothing is written beside it.
+    """
     if database is None:
         return contextlib.nullcontext()
-    return exclusive_lock(database.parent / ".stlm" / "locks" / f"{database.name}.lock")
+    lock = database.parent / ".stlm" / "locks" / f"{database.name}.lock"
+    return contextlib.nullcontext() if database.exists() and not lock.exists() else exclusive_lock(lock)
 
 
 def _usable(uri: str, variable: str) -> Path | None:
