@@ -17,7 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from measure import write_json
@@ -69,17 +68,7 @@ def of_textures(folder: Path) -> dict[str, Counter[str]]:
 
 def turned(images: Sequence[Image], how: str) -> list[Image]:
     rng = np.random.default_rng(0)
-    return [in_its_frame(image, Turns[how](rng)) for image in images]
-
-
-def in_its_frame(image: Image, degrees: float) -> Image:
-    """What :func:`~stlm_core.synthesis.rotation.rotate` makes of a square picture, of any: its frame stays."""
-    height, width = image.shape[:2]
-    if height == width or degrees == 0:
-        return rotate(image, degrees)
-    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    turned_image = cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-    return np.asarray(turned_image, dtype=np.uint8)
+    return [rotate(image, Turns[how](rng)) for image in images]
 
 
 def main() -> None:

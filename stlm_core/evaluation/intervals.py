@@ -38,15 +38,8 @@ def binomial_low(count: int, total: int, confidence: float) -> float:
 
 def _tail(count: int, total: int, share: float) -> float:
     """Probability of ``count`` or more of ``total``; 0 < share < 1."""
-    whole = math.lgamma(total + 1)
     return math.fsum(
-        math.exp(
-            whole
-            - math.lgamma(each + 1)
-            - math.lgamma(total - each + 1)
-            + each * math.log(share)
-            + (total - each) * math.log1p(-share)
-        )
+        math.exp(_ways(total, each) + each * math.log(share) + (total - each) * math.log1p(-share))
         for each in range(count, total + 1)
     )
 

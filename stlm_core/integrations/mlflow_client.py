@@ -101,8 +101,7 @@ def open_tracking(root: Path, uri: str | None = None, *, models: bool = True) ->
     apart = os.environ.get(_REGISTRY_VARIABLE) if models and uri is None else None
     uri = uri or tracking_uri(root)
     database = _usable(uri, URI_VARIABLE)
-    if apart:
-        _usable(apart, _REGISTRY_VARIABLE)
+    database_apart = _usable(apart, _REGISTRY_VARIABLE) if apart else None
     with (
         _environment(registry, keep=False),
         _environment({**_PATIENCE, **_QUIET}, keep=True),
@@ -119,7 +118,7 @@ def open_tracking(root: Path, uri: str | None = None, *, models: bool = True) ->
             with _alone(database):
                 client = _answering(uri, URI_VARIABLE)
             if apart and apart != uri:
-                with _alone(_sqlite_file(apart)):
+                with _alone(database_apart):
                     _answering(apart, _REGISTRY_VARIABLE)
             yield Tracking(client, _store_name(uri, database), database.parent / "mlartifacts" if database else None)
         except MlflowException as error:

@@ -27,18 +27,17 @@ def draw_rotation(policy: RotationPolicy, rng: np.random.Generator) -> float:
 
 
 def rotate(image: npt.NDArray[np.uint8], degrees: float) -> npt.NDArray[np.uint8]:
-    """``image`` (S, S, 3) turned counter-clockwise about its centre; same shape and dtype.
+    """``image`` (H, W, 3) turned counter-clockwise about its centre; same shape and dtype.
 
-    Quarter turns move pixels exactly. Other angles interpolate bilinearly and fill the uncovered corners by
-    reflection, so that no artificial edge appears that a detector would learn.
+    Quarter turns of a square, and half turns, move pixels exactly. Other angles interpolate bilinearly and fill the
+    uncovered corners by reflection, so that no artificial edge appears that a detector would learn.
     """
+    height, width = image.shape[:2]
     quarters, rest = divmod(degrees, 90.0)
-    if rest == 0.0:
+    if rest == 0.0 and (height == width or quarters % 2 == 0):
         return np.ascontiguousarray(np.rot90(image, int(quarters) % 4))
-    side = image.shape[0]
-    centre = (side - 1) / 2
-    turn = cv2.getRotationMatrix2D((centre, centre), degrees, 1.0)
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     return np.asarray(
-        cv2.warpAffine(image, turn, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
+        cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
         dtype=np.uint8,
     )

@@ -37,3 +37,13 @@ def test_other_angles_turn_the_same_way_and_leave_no_black_corner() -> None:
     turned = rotate(image, 89.99)
     np.testing.assert_allclose(turned, np.rot90(image), atol=3)
     assert rotate(image, 37.0).min() >= 89
+
+
+def test_a_wide_picture_keeps_its_frame() -> None:
+    wide = np.ascontiguousarray(part_image(0)[16:-16])
+    np.testing.assert_array_equal(rotate(wide, 180.0), wide[::-1, ::-1])
+    height, width = wide.shape[:2]
+    turned = rotate(wide, 90.0)
+    assert turned.shape == wide.shape
+    middle = np.s_[:, (width - height) // 2 : (width + height) // 2]
+    np.testing.assert_array_equal(turned[middle], np.rot90(wide[middle]))
